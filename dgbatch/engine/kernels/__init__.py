@@ -1,0 +1,25 @@
+"""The operations of a denoising step. Callers use these names; the tensor's device decides what runs."""
+
+from dgbatch.engine.kernels.reference import (
+    attention,
+    experts,
+    gated_mlp,
+    rms_norm,
+    rope,
+    rope_angles,
+    route,
+    soft_embeddings,
+    softcap,
+)
+
+__all__ = [
+    "attention",
+    "experts",
+    "gated_mlp",
+    "rms_norm",
+    "rope",
+    "rope_angles",
+    "route",
+    "soft_embeddings",
+    "softcap",
+]

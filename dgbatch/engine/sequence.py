@@ -1,0 +1,52 @@
+"""One prompt on its way to a completion: tokens, canvas number, steps. Knows no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dgbatch.records import FinishReason, Prompt, Settings
+
+
+@dataclass(slots=True)
+class Sequence:
+    """State of one prompt inside the engine; the engine moves it on, one verb per change."""
+
+    prompt: Prompt
+    settings: Settings
+    prompt_ids: list[int]
+    end_ids: frozenset[int]
+    token_ids: list[int] = field(default_factory=list)
+    canvas: int = 0  # number of the canvas being denoised
+    step: int = 0  # denoising steps this canvas has had
+    still: int = 0  # steps in a row that left the argmax as it was
+    denoise_steps: int = 0
+    finish: FinishReason | None = None
+
+    def stepped(self, unchanged: bool) -> None:
+        """One denoising step is done; `unchanged` says whether the argmax equals the step's before."""
+        self.step += 1
+        self.denoise_steps += 1
+        self.still = self.still + 1 if unchanged else 0
+
+    def emit(self, canvas_ids: list[int]) -> None:
+        """A canvas settled: take its tokens up to the end of the turn or the token limit."""
+        self.canvas += 1
+        self.step = self.still = 0
+        room = self.settings.max_new_tokens - len(self.token_ids)
+        for token in canvas_ids[:room]:
+            self.token_ids.append(token)
+            if token in self.end_ids:
+                self.finish = "end_of_turn"
+                return
+        if len(self.token_ids) >= self.settings.max_new_tokens:
+            self.finish = "length"
+
+    def stop_at(self, tokens: int) -> None:
+        """A stop string is complete after this many tokens."""
+        del self.token_ids[tokens:]
+        self.finish = "stop"
+
+    @property
+    def answer_ids(self) -> list[int]:
+        """The generated ids without the end-of-turn token."""
+        return self.token_ids[:-1] if self.finish == "end_of_turn" else self.token_ids

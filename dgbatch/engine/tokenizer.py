@@ -1,0 +1,113 @@
+"""Text to token ids and back: the chat template, thinking, and where a turn ends. Knows no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer as TokenizersTokenizer
+
+from dgbatch.engine.checkpoint import read_json
+from dgbatch.errors import CheckpointError, RowError
+from dgbatch.records import Message
+
+CHANNEL_START, CHANNEL_END = "<|channel>", "<channel|>"
+THOUGHT = "thought\n"  # the channel's name and its line break, inside the channel before the thinking itself
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A generated turn in parts."""
+
+    text: str
+    thinking: str | None  # None when the turn has no thought channel
+
+
+class Tokenizer:
+    """The checkpoint's own tokenizer.json and chat template."""
+
+    def __init__(self, tokenizer: TokenizersTokenizer, template: jinja2.Template, special: dict[str, str]):
+        self._tokenizer = tokenizer
+        self._template = template
+        self._special = special
+        self._channel_start = tokenizer.token_to_id(CHANNEL_START)
+        self._channel_end = tokenizer.token_to_id(CHANNEL_END)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Tokenizer:
+        """Raises CheckpointError naming the file that is missing or does not parse."""
+        folder = Path(folder)
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise CheckpointError(f"{folder}: no tokenizer.json. Download the checkpoint again.")
+        try:
+            tokenizer = TokenizersTokenizer.from_file(str(path))
+        except Exception as error:  # the tokenizers library raises plain Exception
+            raise CheckpointError(f"{path}: not a readable tokenizer: {error}. Download it again.") from error
+        config = read_json(folder, "tokenizer_config.json", required=False)
+        special = {name: _content(value) for name, value in config.items() if name.endswith("_token") and value}
+        return cls(tokenizer, _template(folder, config), special)
+
+    def render(self, messages: Sequence[Message], thinking: bool) -> str:
+        """The prompt's text, up to where the model begins to write. Raises RowError when the template refuses."""
+        try:
+            return self._template.render(
+                messages=list(messages), add_generation_prompt=True, enable_thinking=thinking, **self._special
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+            raise RowError("template_error", f"the chat template refused the messages: {error}") from error
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text that already holds its special tokens."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_chat(self, messages: Sequence[Message], thinking: bool = False) -> list[int]:
+        """The ids the model continues. Raises RowError as `render` does."""
+        return self.encode(self.render(messages, thinking))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def parse(self, ids: Sequence[int]) -> Parsed:
+        """Split a generated turn into its thought channel and its answer.
+
+        A channel that never closes is all thinking: the answer is empty then.
+        """
+        ids = list(ids)
+        if self._channel_start is None or self._channel_start not in ids:
+            return Parsed(self.decode(ids), None)
+        start = ids.index(self._channel_start)
+        end = ids.index(self._channel_end) if self._channel_end is not None and self._channel_end in ids else len(ids)
+        thinking = self.decode(ids[start + 1 : end]).removeprefix(THOUGHT)
+        return Parsed(self.decode(ids[:start]) + self.decode(ids[end + 1 :]), thinking.strip("\n"))
+
+
+def _content(value: Any) -> str:
+    """tokenizer_config.json writes a special token as text or as a record with its text in `content`."""
+    return value["content"] if isinstance(value, dict) else str(value)
+
+
+def _template(folder: Path, config: dict[str, Any]) -> jinja2.Template:
+    path = folder / "chat_template.jinja"
+    source = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
+    if not isinstance(source, str):
+        raise CheckpointError(f"{folder}: no chat_template.jinja, and none in tokenizer_config.json.")
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise CheckpointError(f"{folder}: the chat template does not parse, line {error.lineno}: {error}.") from error
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)

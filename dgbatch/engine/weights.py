@@ -1,0 +1,154 @@
+"""Checkpoint tensors to our parameters and back: the only file that knows both sets of names."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dgbatch.engine.checkpoint import read_json
+from dgbatch.engine.model.config import ModelConfig
+from dgbatch.engine.model.transformer import Transformer
+from dgbatch.errors import CheckpointError
+
+# ours -> the public name, for what exists once
+RENAMES = {
+    "embedding": "model.decoder.embed_tokens.weight",
+    "final_norm": "model.decoder.norm.weight",
+    "self_conditioning.norm": "model.decoder.self_conditioning.pre_norm.weight",
+    "self_conditioning.mlp.gate": "model.decoder.self_conditioning.gate_proj.weight",
+    "self_conditioning.mlp.up": "model.decoder.self_conditioning.up_proj.weight",
+    "self_conditioning.mlp.down": "model.decoder.self_conditioning.down_proj.weight",
+}
+# ours -> the public name, for what every layer has
+LAYER_RENAMES = {
+    "before_attention": "input_layernorm.weight",
+    "attention.q": "self_attn.q_proj.weight",
+    "attention.k": "self_attn.k_proj.weight",
+    "attention.v": "self_attn.v_proj.weight",
+    "attention.o": "self_attn.o_proj.weight",
+    "attention.q_norm": "self_attn.q_norm.weight",
+    "attention.k_norm": "self_attn.k_norm.weight",
+    "after_attention": "post_attention_layernorm.weight",
+    "before_mlp": "pre_feedforward_layernorm.weight",
+    "mlp.gate": "mlp.gate_proj.weight",
+    "mlp.up": "mlp.up_proj.weight",
+    "mlp.down": "mlp.down_proj.weight",
+    "after_mlp": "post_feedforward_layernorm_1.weight",
+    "router.proj": "router.proj.weight",
+    "router.scale": "router.scale",
+    "router.per_expert_scale": "router.per_expert_scale",
+    "before_experts": "pre_feedforward_layernorm_2.weight",
+    "experts.gate_up": "experts.gate_up_proj",
+    "experts.down": "experts.down_proj",
+    "after_experts": "post_feedforward_layernorm_2.weight",
+    "after_both": "post_feedforward_layernorm.weight",
+    "decoder_scalar": "layer_scalar",
+}
+ENCODER_SCALAR = "model.encoder.language_model.layers.{}.layer_scalar"
+# dgbatch generates from text alone; `embed_vision.embedding` is a vestige of some conversions
+VISION = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
+# tied to the embedding; some tools write it out all the same
+TIED = ("lm_head.weight", "model.encoder.language_model.embed_tokens.weight")
+
+
+def public_name(ours: str) -> str:
+    """The checkpoint's name of one of our parameters or buffers."""
+    match = re.fullmatch(r"layers\.(\d+)\.(.+)", ours)
+    if not match:
+        return RENAMES[ours]
+    index, rest = match.groups()
+    if rest == "encoder_scalar":
+        return ENCODER_SCALAR.format(index)
+    return f"model.decoder.layers.{index}.{LAYER_RENAMES[rest]}"
+
+
+def load_config(folder: Path) -> ModelConfig:
+    """The model's sizes. Raises CheckpointError naming what is missing or unknown."""
+    raw = read_json(folder, "config.json")
+    if raw.get("model_type") != "diffusion_gemma":
+        raise CheckpointError(
+            f"{folder}/config.json: model_type is {raw.get('model_type')!r}; dgbatch runs 'diffusion_gemma' only."
+        )
+    try:
+        return ModelConfig.from_dict(raw)
+    except KeyError as error:
+        raise CheckpointError(f"{folder}/config.json: no key {error}. Download the checkpoint again.") from error
+    except ValueError as error:
+        raise CheckpointError(f"{folder}/config.json: {error}.") from error
+
+
+def load_transformer(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
+    """A model with a checkpoint's weights, on `device`; None keeps the checkpoint's dtype.
+
+    Reads tensor by tensor, so the peak is the model plus one tensor. Raises CheckpointError that names each
+    missing, unknown or wrong-shaped tensor, and each unreadable file.
+    """
+    with torch.device("meta"):
+        model = Transformer(load_config(folder))
+    wanted = {public_name(name): (name, tensor.shape) for name, tensor in model.state_dict().items()}
+    loaded: dict[str, Tensor] = {}
+    wrong: list[str] = []
+    for name, tensor in _tensors(folder, device):
+        if name.startswith(VISION) or name in TIED:
+            continue
+        if name not in wanted:
+            wrong.append(f"unknown tensor {name} {tuple(tensor.shape)}")
+        elif tensor.shape != wanted[name][1]:
+            wrong.append(f"{name} is {tuple(tensor.shape)}, config.json asks for {tuple(wanted[name][1])}")
+        else:
+            loaded[wanted[name][0]] = tensor.to(dtype) if dtype else tensor
+    wrong += [f"missing tensor {name} {tuple(shape)}" for name, (ours, shape) in wanted.items() if ours not in loaded]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise CheckpointError(
+            f"{folder}: the weights do not fit config.json: {'; '.join(wrong[:5])}{more}. "
+            "Download the checkpoint again, or mend its config.json."
+        )
+    model.load_state_dict(loaded, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def save_checkpoint(folder: Path, model: Transformer, config: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Write config.json and model.safetensors under the public names, weights rounded to `dtype`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {public_name(name): tensor.to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _tensors(folder: Path, device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
+    for path in _weight_files(folder):
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                for name in file.keys():  # noqa: SIM118 - a safetensors handle is not iterable
+                    yield name, file.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path}: not a readable safetensors file: {error}. The download was cut short or the file is "
+                "damaged; download it again."
+            ) from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = read_json(folder, "model.safetensors.index.json", required=False)
+    if not index:
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise CheckpointError(f"{folder}: no *.safetensors in it. Give a folder that holds the weights.")
+        return files
+    names = sorted(set(index.get("weight_map", {}).values()))
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder}: {len(missing)} of {len(names)} weight files are missing: {', '.join(missing[:5])}. "
+            "Download the checkpoint again."
+        )
+    return [folder / name for name in names]

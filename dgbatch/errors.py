@@ -1,0 +1,63 @@
+"""What a user may see go wrong. Each message names the thing, the value and the fix.
+
+DgbatchError                 exit code
+├── JobError                 2    the job file is wrong
+├── InputError               2    the prompts are wrong: files, columns, ids
+├── CheckpointError          2    the model folder is wrong
+├── OutputError              2    the output folder cannot be used, or holds another job's run
+├── RunNotFound              2    no run where one was named
+├── RunLocked                5    another process works on this run
+├── RunFailed                4    work was lost on the way; submitting again resumes
+└── RunCancelled             130  somebody pressed Ctrl-C or cancelled; submitting again resumes
+
+RowError is no DgbatchError: it costs one row, which goes to quarantine with its code.
+"""
+
+from __future__ import annotations
+
+
+class DgbatchError(Exception):
+    """Something a user can mend; printed without a traceback."""
+
+    exit_code = 4
+
+
+class JobError(DgbatchError):
+    exit_code = 2
+
+
+class InputError(DgbatchError):
+    exit_code = 2
+
+
+class CheckpointError(DgbatchError):
+    exit_code = 2
+
+
+class OutputError(DgbatchError):
+    exit_code = 2
+
+
+class RunNotFound(DgbatchError):
+    exit_code = 2
+
+
+class RunLocked(DgbatchError):
+    exit_code = 5
+
+
+class RunFailed(DgbatchError):
+    exit_code = 4
+
+
+class RunCancelled(DgbatchError):
+    exit_code = 130
+
+
+class RowError(Exception):
+    """One row cannot be done; `code` is one snake_case word for machines, the message is for people."""
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code
+        self.message = message

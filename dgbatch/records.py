@@ -1,0 +1,111 @@
+"""What crosses from the runner to the engine and back: plain frozen data, standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal
+
+FinishReason = Literal["end_of_turn", "length", "stop"]
+Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one prompt is sampled, complete."""
+
+    max_new_tokens: int
+    max_denoising_steps: int  # per canvas; also sets the slope of the temperature
+    entropy_bound: float  # nats accepted per step beyond the surest position
+    temperature_start: float
+    temperature_end: float
+    confidence: float  # nats; a canvas settles below this mean entropy
+    stability: int  # steps the argmax must have stood still
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a job says about sampling; None means: what the checkpoint's generation_config says."""
+
+    max_new_tokens: int | None = None
+    max_denoising_steps: int | None = None
+    entropy_bound: float | None = None
+    temperature_start: float | None = None
+    temperature_end: float | None = None
+    confidence: float | None = None
+    stability: int | None = None
+    stop: tuple[str, ...] | None = None
+
+    def or_else(self, defaults: Settings) -> Settings:
+        """The checkpoint's settings, with what is said here put over them."""
+        said = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        return replace(defaults, **said)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One sample of one row, ready for the engine."""
+
+    id: str
+    sample: int
+    messages: tuple[Message, ...]
+    noise_key: int  # unsigned 64 bit; every random number of this sample follows from it
+    thinking: bool = False
+    generation: Generation = Generation()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the model made of one prompt."""
+
+    id: str
+    sample: int
+    text: str
+    thinking: str | None
+    finish_reason: FinishReason
+    token_ids: tuple[int, ...]  # generated, end of turn included where there is one
+    prompt_tokens: int
+    canvases: int
+    denoise_steps: int  # over all canvases
+    noise_key: int
+
+    @property
+    def tokens(self) -> int:
+        """Generated tokens, end of turn included."""
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A prompt the engine gives up on: it costs its own row and nothing else."""
+
+    id: str
+    sample: int
+    error_code: str  # one of: prompt_too_long, empty_prompt, template_error, ...
+    error_message: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What the engine is told; built by the runner without torch."""
+
+    canvases: int = 8  # canvases in flight
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    dtype: str = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
+    threads: int | None = None  # CPU threads of torch; None leaves it alone
+    max_prompt_tokens: int | None = None  # None: what the context leaves after one canvas
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Counters since the engine was loaded, and seconds by phase."""
+
+    prompts: int = 0
+    rejections: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0
+    canvases: int = 0
+    denoise_steps: int = 0  # canvas-steps: one canvas through one denoising pass
+    passes: int = 0  # forward passes of any kind
+    seconds: dict[str, float] = field(default_factory=dict)  # by phase: encode, denoise, sample, tokenize

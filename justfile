@@ -1,0 +1,56 @@
+# Every command a person types. The lines inside are plain: without `just`, paste them.
+
+python := env("PYTHON", "python3")
+bin := ".venv/bin"
+
+# List the recipes
+default:
+    @just --list --unsorted
+
+# Run the main job: 1,000 puzzles through Ray and our engine with the packaged checkpoint
+demo *args: (_venv "engine")
+    {{bin}}/dgbatch submit jobs/demo.yaml {{args}}
+
+# Run the tests and report coverage; takes what pytest takes: just test -k commit
+test *args: (_venv "dev")
+    {{bin}}/python -m pytest --cov --cov-report=term --cov-fail-under=90 {{args}}
+
+# Tests that take minutes: the demo checkpoint against transformers over 500 puzzles, bars of its training
+test-slow *args: (_venv "dev")
+    {{bin}}/python -m pytest -m slow --timeout=1800 {{args}}
+
+# Style and types
+lint: (_venv "dev")
+    {{bin}}/ruff check .
+    {{bin}}/ruff format --check .
+    {{bin}}/mypy
+
+# Rewrite the code in our style
+format: (_venv "dev")
+    {{bin}}/ruff check --fix .
+    {{bin}}/ruff format .
+
+# Rewrite golden files and generated docs, then show what changed
+golden: (_venv "dev")
+    {{bin}}/python -m pytest --update-golden -m "not slow and not gpu" -k golden
+    git diff --stat tests docs
+
+# Solved share of the demo checkpoint per task, on fresh puzzles
+evaluate *args: (_venv "dev,evaluate")
+    {{bin}}/python -m dgbatch.demo.train --evaluate {{args}}
+
+# Remove the environment and everything runs left behind
+clean:
+    rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* htmlcov
+
+# Our own virtual environment, made anew when pyproject.toml changed
+_venv extras:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    stamp=".venv/ready-{{replace(extras, ",", "-")}}"
+    if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
+        [ -x {{bin}}/python ] || {{python}} -m venv .venv
+        echo "Installing dgbatch[{{extras}}] into .venv (a few minutes the first time) ..."
+        {{bin}}/python -m pip install --quiet --disable-pip-version-check -e '.[{{extras}}]'
+        touch "$stamp"
+    fi

@@ -1,0 +1,204 @@
+"""Parity (a): our model and sampler against tensors and sampler runs that transformers recorded (tests/golden).
+
+Tolerances are the ones the recorded files were checked with in float64: 5e-5 on hidden states and KV, 2e-4 on
+single-pass logits, 1e-3 on the logits and entropies of a run, where float32 differences accumulate over steps.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dgbatch.engine import sampler
+from dgbatch.engine.engine import Engine
+from dgbatch.engine.kv_cache import KVCache
+from dgbatch.engine.model.config import ModelConfig
+from dgbatch.engine.model.transformer import Transformer
+from dgbatch.engine.weights import load_transformer, public_name
+from dgbatch.records import EngineConfig, Settings
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+STEP_KEYS = ("cur_step", "temperature", "canvas_in", "sampled", "renoise", "entropy", "accepted", "argmax", "stop")
+
+
+@dataclass
+class Golden:
+    engine: Engine
+    prompt: list[int]
+    canvas: list[int]
+    tensors: dict[str, np.ndarray]
+    settings: Settings
+    runs: list[dict[str, Any]]  # one per canvas: init_canvas, and steps of STEP_KEYS
+    sequence: list[int]
+    tokens_per_forward: float
+    end_ids: tuple[int, ...] = ()
+    commit: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def settings_of(raw: dict[str, Any], entropy_bound: float) -> Settings:
+    return Settings(
+        max_new_tokens=raw["max_new_tokens"],
+        max_denoising_steps=raw["max_denoising_steps"],
+        entropy_bound=entropy_bound,
+        temperature_start=raw["t_max"],
+        temperature_end=raw["t_min"],
+        confidence=raw["confidence_threshold"],
+        stability=raw["stability_threshold"],
+    )
+
+
+def bare_engine(model: Transformer, settings: Settings, end_ids: tuple[int, ...]) -> Engine:
+    return Engine(model, None, EngineConfig(), settings, list(end_ids))  # type: ignore[arg-type]  # no text here
+
+
+def tiny() -> Golden:
+    arrays = np.load(GOLDEN / "golden_tiny.npz")
+    record = json.loads((GOLDEN / "golden_tiny.json").read_text())
+    config = ModelConfig.from_dict({"text_config": record["config"]["text"], "canvas_length": len(record["canvas"])})
+    model = Transformer(config)
+    model.load_state_dict(
+        {name: torch.from_numpy(arrays["w:" + public_name(name)].astype(np.float32)) for name in model.state_dict()}
+    )
+    model.eval().requires_grad_(False)
+    runs: list[dict[str, Any]] = []
+    events = iter(record["trace"])
+    for event in events:
+        if event["ev"] == "random":
+            runs.append({"init_canvas": event["canvas"], "steps": []})
+        else:
+            runs[-1]["steps"].append(event | {"renoise": next(events)["canvas"], "stop": next(events)["finished"]})
+    settings = settings_of(record["gen_params"], record["gen_params"]["entropy_bound"])
+    return Golden(
+        engine=bare_engine(model, settings, ()),
+        prompt=record["prompt"],
+        canvas=record["canvas"],
+        tensors={name[2:]: arrays[name] for name in arrays.files if name.startswith("g:")},
+        settings=settings,
+        runs=runs,
+        sequence=record["sequences"],
+        tokens_per_forward=record["tokens_per_forward"],
+    )
+
+
+def small() -> Golden:
+    arrays = np.load(GOLDEN / "golden_small.npz")
+    raw = json.loads((GOLDEN / "checkpoint_small" / "generation_config.json").read_text())
+    settings = settings_of(raw, raw["sampler_config"]["entropy_bound"])
+    keys = (*STEP_KEYS, "raw_logits", "mean_entropy")
+    runs = [
+        {
+            "init_canvas": arrays[f"c{c}_init_canvas"].tolist(),
+            "steps": [{key: arrays[f"c{c}_{key}"][s] for key in keys} for s in range(len(arrays[f"c{c}_stop"]))],
+        }
+        for c in range(2)
+    ]
+    return Golden(
+        engine=bare_engine(load_transformer(GOLDEN / "checkpoint_small"), settings, tuple(raw["eos_token_id"])),
+        prompt=arrays["prompt"].tolist(),
+        canvas=arrays["canvas"].tolist(),
+        tensors=dict(arrays),
+        settings=settings,
+        runs=runs,
+        sequence=arrays["sequences"].tolist(),
+        tokens_per_forward=float(arrays["tokens_per_forward"]),
+        end_ids=tuple(raw["eos_token_id"]),
+        commit={name: arrays[name] for name in arrays.files if name.startswith("commit_")},
+    )
+
+
+@pytest.fixture(scope="module", params=[tiny, small], ids=["tiny", "small"])
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return request.param()
+
+
+def encoded(golden: Golden, ids: list[int], capacity: int = 128) -> KVCache:
+    cache = golden.engine._cache(capacity)
+    golden.engine._encode(cache, ids)
+    return cache
+
+
+def assert_cache(cache: KVCache, expected: dict[str, np.ndarray], prefix: str) -> None:
+    """A full layer keeps every token; of a sliding layer transformers keeps the last window - 1."""
+    for layer in range(len(cache.k)):
+        for name, ours in (("k", cache.prefix(layer)[0]), ("v", cache.prefix(layer)[1])):
+            theirs = torch.from_numpy(expected[f"{prefix}_{name}_{layer}"])
+            torch.testing.assert_close(ours.transpose(0, 1), theirs, atol=5e-5, rtol=0)
+
+
+def test_keys_and_values_of_a_prompt_longer_than_the_window_equal_the_recorded_ones(golden: Golden) -> None:
+    assert len(golden.prompt) > golden.engine.model.config.sliding_window
+    assert_cache(encoded(golden, golden.prompt), golden.tensors, "cache")
+
+
+def test_last_hidden_state_of_the_prompt_equals_the_recorded_one(golden: Golden) -> None:
+    model = golden.engine.model
+    cache = golden.engine._cache(64)
+    ids = torch.tensor(golden.prompt)
+    causal = torch.ones(len(ids), dtype=torch.bool)
+    hidden = model.run_layers(model.embed_context(ids), torch.arange(len(ids)), causal, cache.attend_causal())
+    normed = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + 1e-6) * model.final_norm
+    torch.testing.assert_close(normed, torch.from_numpy(golden.tensors["enc_last_hidden"]), atol=5e-5, rtol=0)
+
+
+def test_logits_without_self_conditioning_equal_the_recorded_ones(golden: Golden) -> None:
+    logits = golden.engine.denoise_logits(golden.prompt, golden.canvas)
+    torch.testing.assert_close(logits, torch.from_numpy(golden.tensors["dec_logits_nosc"]), atol=2e-4, rtol=0)
+
+
+def test_logits_with_self_conditioning_equal_the_recorded_ones(golden: Golden) -> None:
+    previous = torch.from_numpy(golden.tensors["dec_logits_nosc"]) / 0.7
+    logits = golden.engine.denoise_logits(golden.prompt, golden.canvas, previous)
+    torch.testing.assert_close(logits, torch.from_numpy(golden.tensors["dec_logits_sc"]), atol=2e-4, rtol=0)
+
+
+def test_recorded_draws_replay_to_the_recorded_canvases_and_sequence(golden: Golden) -> None:
+    """Step for step: temperature, logits, entropy, accept mask, argmax, stop, next canvas; commit; final ids."""
+    engine, settings = golden.engine, golden.settings
+    sequence, passes = list(golden.prompt), 0
+    cache = encoded(golden, golden.prompt)
+    for number, run in enumerate(golden.runs):
+        if number:
+            engine._encode(cache, sequence[-len(golden.canvas) :])
+        if number and golden.commit:
+            assert_cache(cache, golden.commit, "commit")
+        canvas, soft, previous, still, stopped = torch.tensor(run["init_canvas"]), None, None, 0, False
+        for step, recorded in enumerate(run["steps"]):
+            assert canvas.tolist() == list(recorded["canvas_in"])
+            assert settings.max_denoising_steps - step == recorded["cur_step"]
+            temperature = sampler.temperature_at(step, settings)
+            logits = engine._canvas_logits(canvas[None], soft, [cache])
+            if "raw_logits" in recorded:
+                torch.testing.assert_close(logits[0], torch.from_numpy(recorded["raw_logits"]), atol=1e-3, rtol=0)
+                assert temperature == pytest.approx(float(recorded["temperature"]), abs=1e-6)
+            z = logits / temperature
+            decision = sampler.next_canvas(
+                z,
+                torch.tensor(np.array(recorded["sampled"], dtype=np.int64))[None],
+                torch.tensor(np.array(recorded["renoise"], dtype=np.int64))[None],
+                torch.tensor([settings.entropy_bound]),
+            )
+            entropies = torch.tensor(np.array(recorded["entropy"], dtype=np.float32))
+            torch.testing.assert_close(sampler.entropy(z)[0], entropies, atol=1e-3, rtol=0)
+            assert decision.accepted[0].tolist() == [bool(mark) for mark in recorded["accepted"]]
+            argmax = decision.argmax[0].tolist()
+            assert argmax == list(recorded["argmax"])
+            still = still + 1 if argmax == previous else 0
+            stopped = sampler.is_settled(still, decision.mean_entropy.item(), settings)
+            assert stopped == bool(recorded["stop"])
+            canvas, soft, previous = decision.next_canvas[0], engine.model.soft_embeddings(z), argmax
+            passes += 1
+        assert stopped or step + 1 == settings.max_denoising_steps
+        ends = [at for at, token in enumerate(previous) if token in golden.end_ids]
+        kept = previous if not ends else previous[: ends[0] + 1] + [0] * (len(previous) - ends[0] - 1)
+        sequence += kept
+        if ends:
+            break
+    assert sequence == golden.sequence
+    new = [token for token in sequence[len(golden.prompt) :] if token != 0]
+    assert len(new) / passes == pytest.approx(golden.tokens_per_forward, abs=1e-6)
