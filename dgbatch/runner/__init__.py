@@ -1,0 +1,1 @@
+"""A job in, a verified dataset out; has never heard of tensors."""

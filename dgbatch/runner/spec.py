@@ -1,0 +1,334 @@
+"""What a user writes in job.yaml. The only home of pydantic."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from dgbatch.errors import JobError
+from dgbatch.records import Generation
+from dgbatch.runner import job_yaml
+from dgbatch.runner.complaints import complaints
+from dgbatch.runner.overrides import apply_override
+
+if TYPE_CHECKING:
+    from dgbatch.runner.plan import Plan
+
+DEMO = "demo"  # the packaged prompts as input.path, the packaged checkpoint as model.checkpoint
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+LOCATIONS = (("input", "path"), ("output", "path"), ("output", "duckdb"), ("workers", "address"))  # may hold ${NAME}
+
+# repr=False below keeps resolved secrets out of logs and tracebacks.
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Block(BaseModel):
+    """One closed block of the job file: an unknown key is an error, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelSpec(Block):
+    """Which checkpoint completes the prompts."""
+
+    checkpoint: Text = Field(description="A folder, a hub id such as google/diffusiongemma-26B-A4B-it, or demo.")
+    revision: Text | None = Field(default=None, description="Git revision of a hub id; main when left out.")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto", description="auto is bfloat16 on a GPU and float32 on a CPU."
+    )
+
+
+class InputSpec(Block):
+    """Where the prompts come from."""
+
+    path: Text = Field(
+        repr=False, description="A file, folder or glob of .parquet, .jsonl, .csv or .arrow files; or demo."
+    )
+    id: Text | None = Field(
+        default=None, description="Column that names each row; (file, row group, row) when left out."
+    )
+    where: Text | None = Field(
+        default=None, description="SQL condition on the columns; rows that fail it are left out."
+    )
+    limit: int | None = Field(default=None, ge=1, description="Take only this many rows, the first ones.")
+
+
+class PromptSpec(Block):
+    """How a row becomes a prompt: a template, or a column that already holds messages."""
+
+    template: Text | None = Field(
+        default=None, description="Jinja text of the user's turn; {{ column }} takes a value."
+    )
+    messages: Text | None = Field(
+        default=None, description="Column with a list of {role, content}, in place of a template."
+    )
+    system: Text | None = Field(default=None, description="Jinja text of the system turn.")
+    thinking: bool = Field(default=False, description="Let the model think before it answers.")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> PromptSpec:
+        if (self.template is None) == (self.messages is None):
+            had = "has neither" if self.template is None else "has both"
+            raise ValueError(f"{had}. Give either template (text with {{{{ column }}}}) or messages (a column's name).")
+        for name in ("template", "system"):
+            if (text := getattr(self, name)) is not None and not text.strip():
+                raise ValueError(f"{name} is blank. Write the text of the turn.")
+        return self
+
+
+class GenerationSpec(Block):
+    """How completions are sampled. What is left out is as the checkpoint's generation_config says."""
+
+    max_new_tokens: int | None = Field(default=None, ge=1, description="Most tokens per completion, thinking included.")
+    samples: int = Field(default=1, ge=1, le=10_000, description="Completions per row.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Another seed gives other completions.")
+    max_denoising_steps: int | None = Field(default=None, ge=1, description="Most denoising steps per canvas.")
+    entropy_bound: float | None = Field(
+        default=None, ge=0, description="Nats of entropy accepted in one denoising step."
+    )
+    temperature_start: float | None = Field(default=None, gt=0, description="Temperature of a canvas's first step.")
+    temperature_end: float | None = Field(default=None, gt=0, description="Temperature of a canvas's last step.")
+    confidence: float | None = Field(
+        default=None, ge=0, description="A canvas settles below this mean entropy, in nats."
+    )
+    stability: int | None = Field(
+        default=None, ge=0, description="Steps the text must stand still before a canvas settles."
+    )
+    stop: tuple[Text, ...] = Field(default=(), strict=False, description="Texts that end a completion.")
+
+    def to_record(self) -> Generation:
+        """What the engine gets with each prompt."""
+        return Generation(**{name: getattr(self, name) for name in Generation.__dataclass_fields__})
+
+
+class RuleSpec(Block):
+    """One rule that a completion passes or not."""
+
+    equals: Text = Field(description="Column with the right answer; compared without the spaces around both.")
+
+
+class AcceptSpec(Block):
+    """When a completion counts as accepted."""
+
+    rules: tuple[RuleSpec, ...] = Field(strict=False, min_length=1, description="All of them must hold.")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> AcceptSpec:
+        if len(set(self.rules)) < len(self.rules):
+            raise ValueError("the same rule stands there twice. Remove one.")
+        return self
+
+
+class OutputSpec(Block):
+    """Where the completions go."""
+
+    path: Text = Field(repr=False, description="The run folder; made if it is not there.")
+    format: Literal["parquet", "arrow"] = Field(default="parquet", description="Format of the data files.")
+    columns: tuple[Text, ...] = Field(default=(), strict=False, description="Input columns to carry into the output.")
+    duckdb: Text | None = Field(
+        default=None, repr=False, description="A DuckDB file to write the completions to at the end."
+    )
+
+    @model_validator(mode="after")
+    def _each_once(self) -> OutputSpec:
+        if repeated := sorted({name for name in self.columns if self.columns.count(name) > 1}):
+            raise ValueError(f"columns names {repeated[0]!r} twice. Remove one.")
+        return self
+
+
+class WorkersSpec(Block):
+    """Who does the work. Nothing here changes a completion."""
+
+    count: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto", description="Workers; auto is one per GPU, or one per CPU core where there is no GPU."
+    )
+    gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        default="auto", description="GPUs of each worker; auto is 1 where there are GPUs, else 0."
+    )
+    canvases: int = Field(default=8, ge=1, le=4096, description="Canvases in flight in each worker.")
+    shard_rows: int = Field(
+        default=512, ge=1, le=1_000_000, description="Most rows in a shard: the unit of retry and commit."
+    )
+    address: Text = Field(default="local", repr=False, description="Ray address; local starts Ray on this machine.")
+
+
+class RetrySpec(Block):
+    """When to try again and when to give up."""
+
+    shard_attempts: int = Field(default=3, ge=1, description="Tries of one shard before the run fails.")
+    max_failed_ratio: float = Field(
+        default=1.0, ge=0, le=1, description="The run fails above this share of quarantined rows."
+    )
+    stall_timeout_s: float = Field(
+        default=300.0, gt=0, description="A worker silent for this many seconds is replaced."
+    )
+
+
+class JobSpec(Block):
+    """One job: prompts in, completions out."""
+
+    version: Literal[1] = Field(description="Version of this file's layout: 1.")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,99})$", description="Letters, digits, dots, dashes and underscores."
+    )
+    model: ModelSpec = Field(description="Which checkpoint completes the prompts.")
+    input: InputSpec = Field(description="Where the prompts come from.")
+    prompt: PromptSpec = Field(description="How a row becomes a prompt.")
+    generation: GenerationSpec = Field(default=GenerationSpec(), description="How completions are sampled.")
+    accept: AcceptSpec | None = Field(default=None, description="When a completion counts as accepted.")
+    output: OutputSpec = Field(description="Where the completions go.")
+    workers: WorkersSpec = Field(default=WorkersSpec(), description="Who does the work.")
+    retry: RetrySpec = Field(default=RetrySpec(), description="When to try again and when to give up.")
+
+    _written: dict[tuple[str, str], str] = PrivateAttr(default_factory=dict)  # locations as written, ${NAME} in place
+
+    def public(self) -> dict[str, Any]:
+        """The whole job as plain data, defaults filled in; a location keeps its ${NAME}, never the secret."""
+        data = self.model_dump(mode="json")
+        for (block, key), text in self._written.items():
+            data[block][key] = text
+        return data
+
+    @classmethod
+    def from_public(cls, data: Mapping[str, Any]) -> JobSpec:
+        """The job that `public` wrote down. A variable that is no longer set stays as it is written."""
+        return _validated(json.loads(json.dumps(data)), "run.json", {}, must_expand=False)
+
+
+def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> JobSpec:
+    """Read, override and check a job file. Raises JobError with every problem it finds, each with its line."""
+    path = os.fspath(path)
+    data, lines = _read(path)
+    for override in overrides:
+        set_path = apply_override(data, override, JobSpec)
+        lines = {key: line for key, line in lines.items() if not f"{key}.".startswith((f"{set_path}.", f"{set_path}["))}
+    _absolute(data, Path(path).absolute().parent)
+    return _validated(data, path, lines, must_expand=True)
+
+
+def _read(path: str) -> tuple[dict[str, Any], dict[str, int]]:
+    try:
+        if os.path.isfile(path) and os.path.getsize(path) > job_yaml.MAX_BYTES:
+            size = os.path.getsize(path)
+            raise JobError(f"{path}: {size:,} bytes; a job file holds at most {job_yaml.MAX_BYTES:,}. Is it the data?")
+        text = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise JobError(f"{path}: no such job file. Give its path, or write one with: dgbatch init") from None
+    except IsADirectoryError:
+        raise JobError(f"{path}: a folder, not a job file. Name the .yaml file in it.") from None
+    except OSError as error:
+        raise JobError(f"{path}: cannot be read: {error.strerror}. Check its permissions.") from error
+    try:
+        data, lines = job_yaml.parse(text)
+    except job_yaml.YamlError as error:
+        raise JobError(f"{path}: {error}") from error
+    if data is None:
+        raise JobError(f"{path}: the job file is empty. Write one with: dgbatch init")
+    if not isinstance(data, dict):
+        kind = "a list" if isinstance(data, list) else "plain text"
+        raise JobError(f"{path}: holds {kind}, not keys and values. It begins with 'version: 1'; see: dgbatch init")
+    return data, lines
+
+
+def _validated(data: dict[str, Any], source: str, lines: dict[str, int], must_expand: bool) -> JobSpec:
+    written = {}
+    for block, key in LOCATIONS:
+        inside = data.get(block)
+        if isinstance(inside, dict) and isinstance(text := inside.get(key), str) and VARIABLE.search(text):
+            written[block, key] = text
+            data = {**data, block: {**inside, key: _expand(text, source, f"{block}.{key}", must_expand)}}
+    try:
+        spec = JobSpec.model_validate(data)
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+    else:
+        spec._written.update(written)
+        return spec
+    # Raised outside the handler: pydantic's own error holds the values, secrets included.
+    raise JobError(complaints(found, JobSpec, source, lines))
+
+
+def _expand(text: str, source: str, path: str, must_expand: bool) -> str:
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1])
+        if found:
+            return found
+        if not must_expand:
+            return match[0]
+        state = "is empty" if found == "" else "is not set"
+        raise JobError(f"{source}: {path}: the environment variable {match[1]} {state}. Run: export {match[1]}=...")
+
+    return VARIABLE.sub(value, text)
+
+
+def _absolute(data: dict[str, Any], folder: Path) -> None:
+    """Make each relative path absolute, from the job file's folder."""
+    for block, key in (("input", "path"), ("output", "path"), ("output", "duckdb"), ("model", "checkpoint")):
+        inside = data.get(block)
+        text = inside.get(key) if isinstance(inside, dict) else None
+        if not isinstance(inside, dict) or not isinstance(text, str) or not text or "://" in text:
+            continue
+        if text == DEMO and block in ("input", "model"):
+            continue
+        value = VARIABLE.sub(lambda match: os.environ.get(match[1]) or match[0], text)
+        if value.startswith("${") or "://" in value or os.path.isabs(value):  # not ours to complete
+            continue
+        here = os.path.normpath(folder / os.path.expanduser(text))
+        if block == "model" and not text.startswith((".", "/", "~")) and not os.path.isdir(here):
+            continue  # a hub id
+        inside[key] = here
+
+
+def _what_counts(public: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a job that decide tokens or rows, out of `JobSpec.public`."""
+    parts = {key: public[key] for key in ("model", "input", "prompt", "generation", "accept") if key in public}
+    if "output" in public:
+        parts["output"] = {key: public["output"][key] for key in ("format", "columns") if key in public["output"]}
+    if "shard_rows" in public.get("workers", {}):
+        parts["workers"] = {"shard_rows": public["workers"]["shard_rows"]}
+    return parts
+
+
+def fingerprint(spec: JobSpec, plan: Plan) -> str:
+    """sha256 over everything that changes tokens or rows: two runs with the same one may share a folder.
+
+    Not in it: name, worker count, GPUs, canvases, retry, where input and output lie. Input files count by their names,
+    sizes and checksums.
+    """
+    parts = _what_counts(spec.public())
+    parts["input"].pop("path")
+    parts["files"] = [[file.name, file.bytes, file.rows, file.digest] for file in plan.files]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Readable differences of two `JobSpec.public`, of what counts: ["generation.seed: 0 -> 1"]."""
+    before, after = dict(_leaves(_what_counts(old))), dict(_leaves(_what_counts(new)))
+    paths = [*before, *(path for path in after if path not in before)]
+    return [
+        f"{path}: {_short(before.get(path))} -> {_short(after.get(path))}"
+        for path in paths
+        if before.get(path) != after.get(path)
+    ]
+
+
+def _leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, inside in value.items():
+        if isinstance(inside, Mapping):
+            yield from _leaves(inside, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", list(inside) if isinstance(inside, tuple) else inside
+
+
+def _short(value: Any, most: int = 60) -> str:
+    if value is None:
+        return "not set"
+    text = value if isinstance(value, str) and value.isprintable() else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -1,0 +1,168 @@
+"""Shard -> rows: ids, ranges, input.where, and inputs that changed since they were planned."""
+
+from __future__ import annotations
+
+import datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgbatch.errors import InputError
+from dgbatch.runner import source
+from dgbatch.runner.plan import make_plan
+
+
+def all_rows(spec, *columns: str) -> list:
+    return [pair for shard in make_plan(spec).shards for pair in source.rows(shard, spec.input, columns)]
+
+
+def test_rows_come_in_file_order_with_the_columns_asked_for(make_job, some_rows):
+    spec = make_job(some_rows(5), "input.id=id", "workers.shard_rows=2", row_group_size=3)
+    assert all_rows(spec, "n", "prompt")[3] == ("r3", {"n": 3, "prompt": "What is 3?"})
+    assert all_rows(spec) == [(f"r{n}", {}) for n in range(5)]
+    assert list(all_rows(spec, "prompt", "n")[0][1]) == ["prompt", "n"]
+
+
+def test_rows_without_an_id_column_are_named_by_their_place(make_job, some_rows):
+    spec = make_job(some_rows(5), "workers.shard_rows=2", row_group_size=3)
+    names = ["in.parquet:0:0", "in.parquet:0:1", "in.parquet:0:2", "in.parquet:1:0", "in.parquet:1:1"]
+    assert [row_id for row_id, _ in all_rows(spec, "n")] == names
+    filtered = make_job(None, "input.where=n in (1, 4)", row_group_size=3)
+    assert [row_id for row_id, _ in all_rows(filtered)] == [names[1], names[4]]
+    assert [name for shard in make_plan(filtered).shards for name in source.ids(shard, filtered.input)] == [
+        names[1],
+        names[4],
+    ]
+
+
+def test_ids_by_place_are_known_without_reading(make_job, some_rows, tmp_path):
+    spec = make_job(some_rows(3))
+    (shard,) = make_plan(spec).shards
+    (tmp_path / "in.parquet").unlink()
+    assert source.ids(shard, spec.input) == ["in.parquet:0:0", "in.parquet:0:1", "in.parquet:0:2"]
+
+
+@pytest.mark.parametrize("overrides", [(), ("input.id=id",), ("input.where=n >= 0",)])
+def test_file_that_changed_after_planning_is_refused(make_job, some_rows, overrides):
+    spec = make_job(some_rows(10), *overrides)
+    (shard,) = make_plan(spec).shards
+    make_job(some_rows(7), *overrides)
+    with pytest.raises(InputError, match=r"shard 0 was planned with 10 rows and now has 7\. The file changed"):
+        list(source.rows(shard, spec.input, ["n"]))
+
+
+@pytest.mark.parametrize(
+    ("where", "passing"),
+    [
+        ("n > 2", [3, 4]),
+        ("N > 2 -- a comment", [3, 4]),
+        ("\"n\" = 1 or prompt like '%4%'", [1, 4]),
+        ("n % 2 = 0 and answer <> '2'", [0, 4]),
+        ("length(prompt) > 100 or n = 0", [0]),
+        ("prompt = 'select random()' or n = 3", [3]),
+        ("COLUMNS(*) IS NOT NULL", [0, 1, 2, 3, 4]),
+        ("n", [1, 2, 3, 4]),
+        ("true", [0, 1, 2, 3, 4]),
+        ("null or n = 2", [2]),
+    ],
+)
+def test_where_takes_any_sql_condition(make_job, some_rows, where, passing):
+    spec = make_job(some_rows(5), f"input.where='{where.replace(chr(39), chr(39) * 2)}'")
+    assert [row["n"] for _, row in all_rows(spec, "n")] == passing
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("n >", "Parser Error"),
+        ("n > 1; drop table input", "Parser Error"),
+        ("1 = 1); from (input", "more than one statement"),
+        ("promt > 1", "the input has no column 'promt'. Did you mean 'prompt'?"),
+        ("m > 1", "the input has no column 'm'. It has: id, prompt, answer, n."),
+        ("sum(n) > 1", "aggregates"),
+        ("random() < 0.5", "random gives another answer each time"),
+        ("n < extract(year from now ())", "now gives another answer each time"),
+        ("'2020-01-01' < current_date", "current_date gives another answer each time"),
+        ("n in (select n from input)", "holds a subquery"),
+        ("prompt::int > 1", "Conversion Error"),
+        ("read_text('/etc/passwd') is null", "Error"),
+        ("nosuchfunction(n)", "nosuchfunction"),
+    ],
+)
+def test_where_that_cannot_work_is_refused(make_job, some_rows, where, says):
+    spec = make_job(some_rows(5), "input.where='" + where.replace("'", "''") + "'")
+    with pytest.raises(InputError) as caught:
+        make_plan(spec)
+    assert str(caught.value).startswith("input.where: ") and says in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_where_reaches_no_file_and_no_python_variable(tmp_path):
+    secret = pa.table({"n": [1]})  # a name that DuckDB would find, were it let
+    (tmp_path / "x.csv").write_text("a\n1\n")
+    connection = source._connection()
+    for query in (
+        "from secret",
+        f"from '{tmp_path}/x.csv'",
+        f"copy (select 1) to '{tmp_path}/y.csv'",
+        "install httpfs",
+    ):
+        with pytest.raises(Exception, match=r"disabled|does not exist|Permission"):
+            connection.sql(query).fetchall()
+    assert secret.num_rows == 1 and not (tmp_path / "y.csv").exists()
+
+
+def test_where_reads_only_the_columns_it_names(make_job, some_rows):
+    schema = make_plan(make_job(some_rows(1))).schema
+    assert source.Condition("n > 3 and prompt <> ''", schema).columns == ["prompt", "n"]
+    assert source.Condition("COLUMNS(*) > 3", schema).columns == schema.names
+    assert source.Condition('"od""d" > 3', pa.schema([('od"d', pa.int64()), ("x", pa.int64())])).columns == ['od"d']
+
+
+def test_batch_border_inside_a_shard_loses_nothing(make_job, some_rows):
+    rows = some_rows(10_000)
+    for overrides in (("input.id=id",), ("input.id=id", "input.where=n % 3 = 1")):
+        spec = make_job(rows, "workers.shard_rows=3000", *overrides)
+        expected = [f"r{n}" for n in range(10_000) if len(overrides) == 1 or n % 3 == 1]
+        assert [row_id for row_id, _ in all_rows(spec)] == expected
+        assert [name for shard in make_plan(spec).shards for name in source.ids(shard, spec.input)] == expected
+
+
+def test_limit_with_ids_over_batches(make_job, some_rows):
+    spec = make_job(some_rows(10_000), "input.id=id", "input.limit=5000")
+    assert [row_id for row_id, _ in all_rows(spec)] == [f"r{n}" for n in range(5000)]
+
+
+def test_times_of_nanoseconds_become_microseconds_and_are_never_rounded(make_job):
+    exact = pa.array([1_577_836_800_000_001_000], pa.timestamp("ns"))
+    spec = make_job(pa.table({"prompt": ["x"], "at": exact}))
+    assert all_rows(spec, "at")[0][1]["at"] == datetime.datetime(2020, 1, 1, 0, 0, 0, 1)
+    finer = pa.array([1_577_836_800_000_000_001], pa.timestamp("ns"))
+    spec = make_job(pa.table({"prompt": ["x"], "at": finer}))
+    with pytest.raises(InputError, match="column 'at' has times finer than a microsecond"):
+        all_rows(spec, "at")
+
+
+def test_arrow_and_demo_inputs_have_roots(tmp_path, monkeypatch, some_rows):
+    from dgbatch.runner import location
+
+    pq.write_table(some_rows(1), tmp_path / "prompts.parquet")
+    monkeypatch.setattr(location, "DEMO", tmp_path / "prompts.parquet")
+    assert location.files("demo") == ["prompts.parquet"] and location.root("demo") == str(tmp_path)
+    monkeypatch.setattr(location, "DEMO", tmp_path / "gone.parquet")
+    with pytest.raises(InputError, match="the packaged demo prompts are missing"):
+        location.files("demo")
+    assert location.root("/a/b*/c.parquet") == "/a" and location.root("*.parquet") == "."
+
+
+@given(st.lists(st.text(min_size=1, max_size=3), max_size=60))
+def test_repeated_ids_are_counted_exactly(ids):
+    hashes = source.IdHashes()
+    for start in range(0, len(ids), 7):
+        hashes.add(pa.array(ids[start : start + 7], pa.string()))
+    repeated, extra = hashes.repeated()
+    assert extra == len(ids) - len(set(ids))
+    assert len(repeated) == len({text for text in ids if ids.count(text) > 1})
