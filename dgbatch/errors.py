@@ -6,6 +6,7 @@ DgbatchError                 exit code
 ├── CheckpointError          2    the model folder is wrong
 ├── OutputError              2    the output folder cannot be used, or holds another job's run
 ├── RunNotFound              2    no run where one was named
+├── QueryError               2    the SQL is wrong
 ├── RunLocked                5    another process works on this run
 ├── RunFailed                4    work was lost on the way; submitting again resumes
 └── RunCancelled             130  somebody pressed Ctrl-C or cancelled; submitting again resumes
@@ -39,6 +40,10 @@ class OutputError(DgbatchError):
 
 
 class RunNotFound(DgbatchError):
+    exit_code = 2
+
+
+class QueryError(DgbatchError):
     exit_code = 2
 
 

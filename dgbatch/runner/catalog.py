@@ -1,0 +1,254 @@
+"""SQL over a run, and the run as one file. With input.where in source.py, the only home of duckdb.
+
+Three views: completions and quarantine (the rows of committed shards, also while the run goes on) and shards (the plan,
+with what is known of each). DuckDB reads them as Arrow datasets; what a query itself may open is: nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from dgbatch.errors import OutputError, QueryError
+from dgbatch.runner.commits import Commit, FileRecord
+from dgbatch.runner.folder import PARTIAL
+from dgbatch.runner.run_folder import Run
+from dgbatch.runner.sink import ROW_GROUP_ROWS, stored_schema
+
+READ_ONLY = {"SELECT", "EXPLAIN", "MULTI"}  # MULTI is PIVOT, which becomes several
+CLOSED = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "python_enable_replacements": "false",  # or a query could read this program's variables
+}
+COPY = {"jsonl": "FORMAT json", "csv": "FORMAT csv, HEADER"}
+TABLES = ("completions", "quarantine", "shards", "run")  # of a DuckDB file
+EXPORTS = ("parquet", "jsonl", "csv", "duckdb")
+
+SHARDS = pa.schema(
+    [
+        pa.field("index", pa.int32(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("row_group", pa.int32(), nullable=False),
+        pa.field("first_row", pa.int64(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("selected", pa.int64(), nullable=False),
+        pa.field("committed", pa.bool_(), nullable=False),
+        pa.field("attempt", pa.string()),  # null, like all that follows, until the shard is committed
+        pa.field("ok", pa.int64()),
+        pa.field("quarantined", pa.int64()),
+        pa.field("accepted", pa.int64()),
+        pa.field("prompt_tokens", pa.int64()),
+        pa.field("tokens", pa.int64()),
+        pa.field("canvases", pa.int64()),
+        pa.field("denoise_steps", pa.int64()),
+        pa.field("seconds", pa.float64()),
+        pa.field("worker", pa.string()),
+        pa.field("committed_at", pa.string()),
+    ]
+)
+PLANNED, COMMITTED = SHARDS.names[:6], SHARDS.names[7:]
+
+
+def sql(run: Run, query: str) -> pa.Table:
+    """The answer to one read-only query over completions, quarantine and shards; QueryError in DuckDB's words."""
+    with _connection(run) as connection, _explained():
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        statements = connection.extract_statements(query)
+        kinds = [statement.type.name for statement in statements]
+        if len(statements) != 1 or kinds[0] not in READ_ONLY:
+            said = "nothing" if not kinds else f"{len(kinds)} statements" if len(kinds) > 1 else kinds[0]
+            raise QueryError(f"SQL: one SELECT is wanted, this is {said}: {' '.join(query.split())[:80]!r}")
+        answer = connection.sql(query)
+        if answer is None:
+            raise QueryError(f"SQL: the query has no answer: {' '.join(query.split())[:80]!r}")
+        return _whole_numbers(answer.to_arrow_table())
+
+
+def export(run: Run, target: str, fmt: str) -> int:
+    """Write the completions of all committed shards as one file, in plan order; returns how many rows.
+
+    parquet, jsonl and csv hold the completions; duckdb also quarantine, shards and run. Never over another file.
+    """
+    if fmt not in EXPORTS:
+        raise OutputError(f"export: the format {fmt!r} is not known. It is one of {', '.join(EXPORTS)}.")
+    if os.path.lexists(target):
+        raise OutputError(f"export: {target} exists. Remove it, or choose another name.")
+    commits = run.commits()
+    if fmt == "parquet":
+        write = _parquet_writer(run, commits)
+    elif fmt == "duckdb":
+        write = _duckdb_writer(run, commits)
+    else:
+        write = _copy_writer(run, commits, COPY[fmt])
+    with _beside(target) as partial:
+        write(partial)
+        _publish(partial, target, replace=False)
+    return sum(commit.ok for commit in commits)
+
+
+def write_duckdb(run: Run, path: str) -> None:
+    """The run as a DuckDB file. One that an earlier submit of this run wrote is replaced, anybody else's is refused."""
+    ours = os.path.lexists(path) and _fingerprint_in(path) == run.fingerprint
+    if os.path.lexists(path) and not ours:
+        raise OutputError(f"output.duckdb: {path} exists and is not of this run. Remove it, or choose another name.")
+    with _beside(path) as partial:
+        _duckdb_writer(run, run.commits())(partial)
+        _publish(partial, path, replace=ours)
+
+
+def _parquet_writer(run: Run, commits: Sequence[Commit]) -> Callable[[str], None]:
+    data = _dataset(run, "data", commits)
+
+    def write(partial: str) -> None:
+        with pq.ParquetWriter(partial, data.schema, compression="zstd") as writer:
+            held: list[pa.RecordBatch] = []
+            for batch in data.scanner(batch_readahead=4, fragment_readahead=4).to_batches():
+                held.append(batch)
+                if sum(len(batch) for batch in held) >= ROW_GROUP_ROWS:
+                    writer.write_table(pa.Table.from_batches(held))
+                    held.clear()
+            if any(len(batch) for batch in held):
+                writer.write_table(pa.Table.from_batches(held))
+
+    return write
+
+
+def _copy_writer(run: Run, commits: Sequence[Commit], options: str) -> Callable[[str], None]:
+    def write(partial: str) -> None:
+        with _connection(run, commits) as connection:
+            connection.execute(f"COPY completions TO {_quoted(partial)} ({options})")
+
+    return write
+
+
+def _duckdb_writer(run: Run, commits: Sequence[Commit]) -> Callable[[str], None]:
+    about = pa.table(
+        {"name": [run.info["name"]], "fingerprint": [run.fingerprint], "created_at": [run.info["created_at"]]}
+    )
+
+    def write(partial: str) -> None:
+        with _connection(run, commits) as connection:
+            connection.register("run", about)
+            connection.execute(f"ATTACH {_quoted(partial)} AS target")
+            for table in TABLES:
+                connection.execute(f"CREATE TABLE target.{table} AS SELECT * FROM temp.{table}")
+            connection.execute("DETACH target")
+
+    return write
+
+
+def _fingerprint_in(path: str) -> str | None:
+    """Of which run this DuckDB file is; None for one that we did not write, or that holds tables of the user's."""
+    try:
+        with duckdb.connect(path, read_only=True) as connection:
+            tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+            if tables != set(TABLES):
+                return None
+            found = connection.execute("SELECT fingerprint FROM run").fetchone()
+    except (duckdb.Error, OSError):
+        return None
+    return str(found[0]) if found else None
+
+
+@contextmanager
+def _connection(run: Run, commits: Sequence[Commit] | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB in memory with the three views registered."""
+    commits = run.commits() if commits is None else commits
+    spill = os.path.join(tempfile.gettempdir(), f"dgbatch-sql-{os.getpid()}")  # made only when memory runs short
+    connection = duckdb.connect(":memory:", config={**CLOSED, "temp_directory": spill})
+    try:
+        connection.register("completions", _dataset(run, "data", commits))
+        connection.register("quarantine", _dataset(run, "quarantine", commits))
+        connection.register("shards", _shards(run, commits))
+        yield connection
+    finally:
+        connection.close()
+
+
+def _whole_numbers(answer: pa.Table) -> pa.Table:
+    """DuckDB's sums of integers come as decimals of 38 digits; people and programs want them as integers."""
+    for position, field in enumerate(answer.schema):
+        if field.type == pa.decimal128(38, 0):
+            with suppress(pa.ArrowInvalid):  # beyond 64 bits it stays a decimal
+                answer = answer.set_column(position, field.name, answer.column(position).cast(pa.int64()))
+    return answer
+
+
+def _dataset(run: Run, kind: str, commits: Sequence[Commit]) -> ds.Dataset:
+    fmt = run.spec.output.format
+    schema = stored_schema(getattr(run.schemas, kind), fmt)
+    records: list[FileRecord] = [file for commit in commits if (file := getattr(commit, kind)) is not None]
+    if not records:
+        return ds.dataset(schema.empty_table())
+    paths = [str(run.folder.at(file.name)) for file in records]
+    if gone := [path for path in paths if not os.path.isfile(path)]:
+        raise OutputError(
+            f"{gone[0]}: is gone, and {len(gone) - 1} more. Restore it; dgbatch verify lists what is missing."
+        )
+    return ds.dataset(paths, schema=schema, format="parquet" if fmt == "parquet" else "ipc")
+
+
+def _shards(run: Run, commits: Sequence[Commit]) -> pa.Table:
+    done = {commit.shard: commit for commit in commits}
+    rows = []
+    for shard in run.plan.shards:
+        commit = done.get(shard.index)
+        row = {name: getattr(shard, name) for name in PLANNED}
+        row["committed"] = commit is not None
+        rows.append({**row, **{name: getattr(commit, name, None) for name in COMMITTED}})
+    return pa.Table.from_pylist(rows, SHARDS)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise QueryError(f"SQL: {str(error).strip()}\nThe tables are completions, quarantine and shards.") from None
+
+
+@contextmanager
+def _beside(target: str) -> Iterator[str]:
+    """A name beside the target to write under; what is left there afterwards is removed."""
+    folder = Path(target).absolute().parent
+    partial = folder / f".{Path(target).name}.{uuid4().hex}{PARTIAL}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield str(partial)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (OSError, duckdb.IOException) as error:
+        said = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise OutputError(f"{target}: cannot be written: {said}. Choose another name.") from error
+    except (duckdb.Error, pa.ArrowException) as error:
+        said = " ".join(str(error).split())
+        raise OutputError(f"{target}: the run cannot be read: {said}. dgbatch verify lists what is damaged.") from error
+
+
+def _publish(partial: str, target: str, replace: bool) -> None:
+    """Give a finished file its name, in one step and for good."""
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    if replace:
+        os.replace(partial, target)
+        return
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        raise OutputError(f"{target}: came into being meanwhile. Remove it, or choose another name.") from None
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

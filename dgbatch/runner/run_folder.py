@@ -1,0 +1,247 @@
+"""A run on disk: what it is, how it was cut, what is committed. The layout is drawn in docs/architecture.md.
+
+    <path>/data, quarantine      files of shards, written by workers: sink.py
+    <path>/_dgbatch/plan.parquet, run.json, commits/, events.jsonl
+    <path>/_SUCCESS              the proof held
+
+run.json is put last when a run is made: before it there is no run, only a half-made one that the next submit completes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dgbatch.errors import OutputError, RunFailed, RunNotFound
+from dgbatch.runner.commits import COMMITS, Commit, is_part, list_records, put_commit, read_commit
+from dgbatch.runner.folder import Folder, is_partial
+from dgbatch.runner.plan import Plan
+from dgbatch.runner.schema import Schemas, schemas
+from dgbatch.runner.spec import JobSpec
+
+__all__ = ["Folder", "Run", "refuse_foreign"]
+
+OURS = "_dgbatch"
+RUN = f"{OURS}/run.json"
+PLAN = f"{OURS}/plan.parquet"
+EVENTS = f"{OURS}/events.jsonl"
+LOCK = f"{OURS}/lock.json"
+GUARD = f"{OURS}/lock.guard"
+SUCCESS = "_SUCCESS"
+BEFORE_RUN = {PLAN, EVENTS, LOCK, GUARD}  # what may lie in a folder whose run.json was never put
+
+
+class Run:
+    """A run folder. Make one with `Run.create` or `Run.open`."""
+
+    def __init__(self, folder: Folder, info: dict[str, Any]):
+        self.folder = folder
+        self.info = info
+
+    @classmethod
+    def create(
+        cls,
+        path: str,
+        spec_public: dict[str, Any],
+        plan: Plan,
+        fingerprint: str,
+        versions: Mapping[str, Any],
+        model: Mapping[str, Any],
+    ) -> Run:
+        """A new run in this folder, or the one of the same fingerprint that is there. Never over anything else.
+
+        The caller holds the lock. A crash in here leaves a folder that the next call completes.
+        """
+        folder = Folder(path)
+        table = pa.BufferOutputStream()
+        pq.write_table(plan.to_table(), table, compression="zstd")
+        plan_bytes = table.getvalue().to_pybytes()
+        info = {
+            "version": 1,
+            "name": spec_public["name"],
+            "fingerprint": fingerprint,
+            "spec": spec_public,
+            "model": dict(model),
+            "versions": dict(versions),
+            "seed": spec_public["generation"]["seed"],
+            "rows": plan.rows,
+            "expected": plan.expected,
+            "shards": len(plan.shards),
+            "plan_sha256": hashlib.sha256(plan_bytes).hexdigest(),
+            "created_at": _now(),
+        }
+        with _writing(path):
+            refuse_foreign(path)
+            if not folder.exists(RUN):
+                folder.put(PLAN, plan_bytes)
+                folder.put_if_absent(RUN, _sealed(info))
+        run = cls.open(path)
+        if run.fingerprint != fingerprint:
+            raise OutputError(
+                f"output.path: {path} holds another run, {run.info['name']!r} of {run.info['created_at']}. "
+                f"Choose another folder, or submit with --new-run."
+            )
+        return run
+
+    @classmethod
+    def open(cls, path: str) -> Run:
+        """The run in this folder. Raises RunNotFound, or OutputError for a run.json that is damaged."""
+        folder = Folder(path)
+        try:
+            data = folder.get(RUN)
+        except (FileNotFoundError, NotADirectoryError):
+            raise RunNotFound(
+                f"{path}: no run here ({RUN} is missing). Give the folder that output.path named."
+            ) from None
+        except OSError as error:
+            raise OutputError(f"{folder.at(RUN)}: cannot be read: {error.strerror}. Check its permissions.") from error
+        try:
+            return cls(folder, _unsealed(data))
+        except ValueError as error:
+            raise OutputError(
+                f"{folder.at(RUN)}: {error}. Restore it from a copy, or submit into another folder."
+            ) from None
+
+    @property
+    def path(self) -> str:
+        return self.folder.path
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.info["fingerprint"])
+
+    @cached_property
+    def spec(self) -> JobSpec:
+        return JobSpec.from_public(self.info["spec"])
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan the run was made with; OutputError when it is not that any more."""
+        try:
+            data = self.folder.get(PLAN)
+        except OSError as error:
+            raise OutputError(f"{self.folder.at(PLAN)}: cannot be read: {error.strerror}. Restore it.") from error
+        if hashlib.sha256(data).hexdigest() != self.info["plan_sha256"]:
+            raise OutputError(f"{self.folder.at(PLAN)}: was changed after the run was made. Restore it from a copy.")
+        return Plan.from_table(pq.read_table(pa.BufferReader(data)))
+
+    @cached_property
+    def schemas(self) -> Schemas:
+        return schemas(self.spec, self.plan.schema)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the run was finalised: everything is committed and verify held."""
+        return self.folder.exists(SUCCESS)
+
+    def commits(self) -> list[Commit]:
+        """What is done, shard by shard. OutputError for a record that cannot be trusted."""
+        return [read_commit(self.folder, self.fingerprint, name) for name in list_records(self.folder)]
+
+    def commit(self, commit: Commit) -> bool:
+        """Publish one shard. True also for the very same record again; False when another attempt was first."""
+        with _losing_nothing(self.path, f"the commit record of shard {commit.shard}"):
+            return put_commit(self.folder, self.fingerprint, commit)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """One line in events.jsonl, for people. Nothing is ever decided by it."""
+        with _losing_nothing(self.path, "an event"):
+            self.folder.append(EVENTS, json.dumps({"at": _now(), "kind": kind, **fields}, default=str).encode())
+
+    def events(self) -> list[dict[str, Any]]:
+        """What happened, oldest first; a line that a crash cut short is left out."""
+        if not self.folder.exists(EVENTS):
+            return []
+        found = []
+        for line in self.folder.get(EVENTS).splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
+
+    def finalise(self) -> None:
+        """Remove what no commit names and write _SUCCESS: now data/ is the dataset. The caller has verified."""
+        commits = self.commits()
+        if missing := {shard.index for shard in self.plan.shards} - {commit.shard for commit in commits}:
+            raise RunFailed(
+                f"{self.path}: {len(missing)} shards are not committed, first {min(missing)}. Submit again."
+            )
+        named = {file.name for commit in commits for file in commit.files}
+        ok, quarantined = sum(commit.ok for commit in commits), sum(commit.quarantined for commit in commits)
+        with _losing_nothing(self.path, SUCCESS):
+            for where in ("data", "quarantine"):
+                for name in self.folder.list(where):
+                    if is_part(name) and name not in named:
+                        self.folder.delete(name)
+            for where in ("data", "quarantine", OURS, COMMITS):
+                for name in self.folder.partials(where):
+                    self.folder.delete(name)
+            done = {"fingerprint": self.fingerprint, "ok": ok, "quarantined": quarantined}
+            self.folder.put(SUCCESS, (json.dumps(done) + "\n").encode())
+
+
+def refuse_foreign(path: str) -> None:
+    """OutputError unless a run may live here: nothing is here, or a run, or one that a crash left half made."""
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise OutputError(f"output.path: {path} is a file. Name a folder; it is made if it is not there.")
+    folder = Folder(path)
+    if not os.path.isdir(path) or folder.exists(RUN):
+        return
+    here = os.listdir(path)
+    inside = os.listdir(folder.at(OURS)) if folder.at(OURS).is_dir() else []
+    names = [name for name in here if name != OURS or not folder.at(OURS).is_dir()]
+    names += [f"{OURS}/{name}" for name in inside]
+    if foreign := sorted(name for name in names if name not in BEFORE_RUN and not is_partial(name)):
+        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        raise OutputError(
+            f"output.path: {path} holds files of somebody else: {shown}. Choose an empty or a new folder."
+        )
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"output.path: {path} cannot be written: {reason}. Choose another folder.") from error
+
+
+@contextmanager
+def _losing_nothing(path: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunFailed(
+            f"{path}: {what} cannot be written: {reason}. What is committed is safe: mend it and submit again."
+        ) from error
+
+
+def _sealed(info: dict[str, Any]) -> bytes:
+    return (json.dumps({**info, "sha256": _digest(info)}, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _unsealed(data: bytes) -> dict[str, Any]:
+    info = json.loads(data)
+    if not isinstance(info, dict) or info.pop("sha256", None) != _digest(info) or _sealed(info) != data:
+        raise ValueError("was changed after the run was made")
+    return info
+
+
+def _digest(info: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

@@ -1,0 +1,235 @@
+"""The proof: every input id exactly once per sample, in files that are still what was written.
+
+By id, never by count: one row lost and one doubled still add up. Shard by shard, so memory does not grow with the run.
+It believes the input, run.json and the plan (which carry checksums), and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dgbatch.errors import InputError, OutputError
+from dgbatch.runner import formats, source
+from dgbatch.runner.commits import Commit, FileRecord, list_records, read_commit
+from dgbatch.runner.location import root
+from dgbatch.runner.prompts import noise_key
+from dgbatch.runner.run_folder import Run
+from dgbatch.runner.sink import stored_schema
+
+EXAMPLES = 5  # kept of each kind of fault
+
+Key = tuple[str, int]  # row id, sample
+
+
+@dataclass(slots=True)
+class Verification:
+    """What was found. `holds` is the invariant: input = ok + quarantined, each id once, every byte as written."""
+
+    input: int = 0  # rows x samples that the plan owes
+    ok: int = 0
+    quarantined: int = 0
+    missing: int = 0
+    duplicate: int = 0
+    unexpected: int = 0  # rows that the input does not have, or has in another shard
+    checksum_errors: int = 0  # files and records that are not what was written
+    replayed: int = 0
+    replay_mismatches: int = 0
+    examples: dict[str, list[str]] = field(default_factory=dict)  # by kind of fault, at most EXAMPLES each
+
+    @property
+    def holds(self) -> bool:
+        faults = (self.missing, self.duplicate, self.unexpected, self.checksum_errors, self.replay_mismatches)
+        return not any(faults) and self.input == self.ok + self.quarantined
+
+    def to_json(self) -> dict[str, Any]:
+        """What `--json` prints: the counts, and examples of each fault."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        sign = "=" if self.input == self.ok + self.quarantined else "is not"
+        lines = [
+            f"in {self.input:,} {sign} ok {self.ok:,} + quarantined {self.quarantined:,}",
+            f"missing {self.missing:,}, duplicate {self.duplicate:,}, unexpected {self.unexpected:,}, "
+            f"checksum errors {self.checksum_errors:,}",
+        ]
+        for kind, shown in self.examples.items():
+            more = getattr(self, kind) - len(shown)
+            lines += [f"  {kind}: {text}" for text in shown] + ([f"  {kind}: and {more:,} more"] if more else [])
+        if self.holds:
+            return [*lines, "holds: every input id is there exactly once, in files as they were written"]
+        return [*lines, "DOES NOT HOLD"]
+
+    def __str__(self) -> str:
+        return "; ".join(self.lines()[:2])
+
+    def count(self, kind: str, what: Iterable[str]) -> None:
+        """Add faults of one kind and keep the first few to show."""
+        for text in what:
+            setattr(self, kind, getattr(self, kind) + 1)
+            shown = self.examples.setdefault(kind, [])
+            if len(shown) < EXAMPLES:
+                shown.append(text)
+
+
+def verify(run: Run, on_progress: Callable[[int, int], None] | None = None) -> Verification:
+    """Hold every committed file against its record, and every id against the input.
+
+    on_progress: called with (shards looked at, shards). Raises InputError when the input is not what was planned.
+    """
+    _check_input(run)
+    found = Verification(input=run.plan.expected)
+    commits = _believable(run, found)
+    for done, shard in enumerate(run.plan.shards, 1):
+        keys: Counter[Key] = Counter()
+        if (commit := commits.get(shard.index)) is not None:
+            keys = _check_shard(run, commit, found)
+        names = source.ids(shard, run.spec.input)
+        expected = {(name, sample) for name in names for sample in range(run.plan.samples)}
+        found.count("missing", (_shown(key) for key in sorted(expected - keys.keys())))
+        found.count("unexpected", (_shown(key) for key in sorted(keys.keys() - expected)))
+        found.count("duplicate", (_shown(key) for key in sorted((keys - Counter(keys.keys())).elements())))
+        if on_progress is not None:
+            on_progress(done, len(run.plan.shards))
+    if run.succeeded:
+        found.count("checksum_errors", _strays(run, commits.values()))
+    return found
+
+
+def _check_input(run: Run) -> None:
+    folder = root(run.spec.input.path)
+    for file in run.plan.files:
+        path = os.path.join(folder, file.name)
+        if not os.path.isfile(path):
+            raise InputError(f"{path}: the input file is gone. verify needs the input that the run was made from.")
+        now = formats.layout(path)
+        if (now.bytes, now.digest) != (file.bytes, file.digest):
+            raise InputError(
+                f"{path}: the input file changed after planning. Put the one back that the run was made from."
+            )
+
+
+def _believable(run: Run, found: Verification) -> dict[int, Commit]:
+    """Records that are whole, of this run and of a shard that it has."""
+    indices = {shard.index for shard in run.plan.shards}
+    commits = {}
+    for name in list_records(run.folder):
+        try:
+            commit = read_commit(run.folder, run.fingerprint, name)
+        except OutputError as error:
+            found.count("checksum_errors", [str(error)])
+            continue
+        if commit.shard in indices:
+            commits[commit.shard] = commit
+        else:
+            found.count("checksum_errors", [f"{name}: the plan has no shard {commit.shard}"])
+    return commits
+
+
+def _check_shard(run: Run, commit: Commit, found: Verification) -> Counter[Key]:
+    """The keys in a shard's files, counted; what is wrong with the files goes to `found`."""
+    faults: list[str] = []
+    data = _read(run, commit.data, "data", faults)
+    quarantine = _read(run, commit.quarantine, "quarantine", faults)
+    found.ok += 0 if data is None else data.num_rows
+    found.quarantined += 0 if quarantine is None else quarantine.num_rows
+    keys: Counter[Key] = Counter()
+    for table in (data, quarantine):
+        if table is not None:
+            keys.update(zip(table.column("id").to_pylist(), table.column("sample").to_pylist(), strict=True))
+    if not faults:  # a file that is not its own cannot be compared with its record
+        faults += _against_record(commit, data, quarantine)
+        faults += [] if data is None else _inside(data, commit, run.spec.generation.seed)
+    found.count("checksum_errors", faults)
+    return keys
+
+
+def _read(run: Run, record: FileRecord | None, kind: str, faults: list[str]) -> pa.Table | None:
+    """Rows of one file, None where they cannot be had. Says in `faults` how the file differs from its record."""
+    if record is None:
+        return None
+    try:
+        raw = run.folder.get(record.name)
+    except OSError as error:
+        faults.append(f"{record.name}: {error.strerror}")
+        return None
+    whole = hashlib.sha256(raw).hexdigest() == record.sha256 and len(raw) == record.bytes
+    if not whole:
+        faults.append(f"{record.name}: its bytes are not those that were written")
+    try:
+        table = _parse(raw, run.spec.output.format)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if whole:
+            faults.append(f"{record.name}: cannot be read: {str(error).splitlines()[0]}")
+        return None
+    expected = stored_schema(getattr(run.schemas, kind), run.spec.output.format)
+    if not table.schema.equals(expected):
+        if whole:
+            faults.append(f"{record.name}: its columns are not those of the run")
+        return None
+    return table
+
+
+def _parse(raw: bytes, fmt: str) -> pa.Table:
+    if fmt == "parquet":
+        return pq.read_table(io.BytesIO(raw), page_checksum_verification=True)
+    table = pa.ipc.open_file(pa.BufferReader(raw)).read_all()
+    table.validate(full=True)
+    return table
+
+
+def _against_record(commit: Commit, data: pa.Table | None, quarantine: pa.Table | None) -> list[str]:
+    """Where the counts in a record differ from the rows in its files."""
+    rows = {
+        kind: 0 if table is None else table.num_rows for kind, table in (("data", data), ("quarantine", quarantine))
+    }
+    actual: dict[str, Any] = {"ok": rows["data"], "quarantined": rows["quarantine"], "accepted": 0}
+    for name in ("prompt_tokens", "tokens", "canvases", "denoise_steps"):
+        actual[name] = 0 if data is None else pc.sum(data.column(name)).as_py() or 0
+    if data is not None and "accepted" in data.column_names:
+        actual["accepted"] = pc.sum(data.column("accepted")).as_py() or 0
+    faults = [
+        f"shard {commit.shard}: its record says {name} {getattr(commit, name)}, its files {value}"
+        for name, value in actual.items()
+        if getattr(commit, name) != value
+    ]
+    for file, kind in ((commit.data, "data"), (commit.quarantine, "quarantine")):
+        if file is not None and file.rows != rows[kind]:
+            faults.append(f"{file.name}: its record says {file.rows} rows, it has {rows[kind]}")
+    return faults
+
+
+def _inside(data: pa.Table, commit: Commit, seed: int) -> list[str]:
+    """What each row says about itself must agree: its noise key, its token count, its verdict."""
+    faults = []
+    keys = zip(data.column("id").to_pylist(), data.column("sample").to_pylist(), strict=True)
+    if data.column("noise_key").to_pylist() != [noise_key(seed, name, sample) for name, sample in keys]:
+        faults.append(f"shard {commit.shard}: a noise key is not that of its row")
+    if pc.list_value_length(data.column("token_ids")).to_pylist() != data.column("tokens").to_pylist():
+        faults.append(f"shard {commit.shard}: a row has another number of token ids than of tokens")
+    if "rules" in data.column_names:
+        verdicts = [all(rules.values()) for rules in data.column("rules").to_pylist()]
+        if verdicts != data.column("accepted").to_pylist():
+            faults.append(f"shard {commit.shard}: accepted is not what the rules of a row say")
+    return faults
+
+
+def _strays(run: Run, commits: Iterable[Commit]) -> list[str]:
+    """Files in data/ and quarantine/ of a finished run that no record names: a plain glob would read them."""
+    named = {file.name for commit in commits for file in commit.files}
+    present = [name for folder in ("data", "quarantine") for name in run.folder.list(folder)]
+    return [f"{name}: no commit record names it. Remove it." for name in present if name not in named]
+
+
+def _shown(key: Key) -> str:
+    return f"{key[0]} (sample {key[1]})" if key[1] else key[0]

@@ -1,0 +1,272 @@
+"""SQL over a run at any moment, and the run as one file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dgbatch.errors import OutputError, QueryError
+from dgbatch.runner import catalog
+from dgbatch.runner.catalog import EXPORTS, export, sql, write_duckdb
+from dgbatch.runner.run_folder import Run
+from tests.runner.conftest import MakeJob
+from tests.runner.small_run import commit_all, new_run
+
+Rows = Callable[[int], pa.Table]
+QUESTION = "select count(*), avg(accepted::int) from completions"
+
+
+@pytest.fixture(params=["parquet", "arrow"])
+def run(request: pytest.FixtureRequest, make_job: MakeJob, some_rows: Rows) -> Run:
+    """Three shards of 4, 4 and 2 rows, none of them committed."""
+    rules = ("accept.rules=[{equals: answer}]", "output.columns=[answer]")
+    fmt = f"output.format={request.param}"
+    return new_run(make_job(some_rows(10), "input.id=id", "workers.shard_rows=4", fmt, *rules))
+
+
+def finished(run: Run) -> Run:
+    return commit_all(run, bad=lambda row_id: row_id == "r5")
+
+
+def answer(run: Run, query: str) -> list[tuple[object, ...]]:
+    return [tuple(row.values()) for row in sql(run, query).to_pylist()]
+
+
+def test_a_run_without_commits_has_empty_tables_of_the_right_columns(run: Run) -> None:
+    assert answer(run, QUESTION) == [(0, None)]
+    assert sql(run, "select * from completions").column_names == run.schemas.data.names
+    assert sql(run, "select * from quarantine").column_names == run.schemas.quarantine.names
+    assert answer(run, "select count(*), count(*) filter (committed), count(attempt) from shards") == [(3, 0, 0)]
+
+
+def test_a_run_can_be_asked_while_it_works_and_after(run: Run) -> None:
+    commit_all(run, shards=run.plan.shards[:1])
+    assert answer(run, QUESTION) == [(4, 1.0)]
+    commit_all(run, bad=lambda row_id: row_id == "r5", shards=run.plan.shards[1:])
+    assert answer(run, QUESTION) == [(9, 1.0)]
+    assert answer(run, "select id, error_code, prompt from quarantine") == [("r5", "prompt_too_long", "What is 5?")]
+    run.finalise()
+    assert answer(run, QUESTION) == [(9, 1.0)]
+    assert answer(run, "select rules.equals_answer, answer from completions where id = 'r7'") == [(True, "7")]
+
+
+def test_shards_tell_the_plan_and_what_became_of_it(run: Run) -> None:
+    commit_all(run, bad=lambda row_id: row_id == "r5", shards=run.plan.shards[1:2])
+    asked = (
+        'select "index", file, first_row, selected, committed, ok, quarantined, accepted, worker from shards order by 1'
+    )
+    assert answer(run, asked) == [
+        (0, "in.parquet", 0, 4, False, None, None, None, None),
+        (1, "in.parquet", 4, 4, True, 3, 1, 3, "w0"),
+        (2, "in.parquet", 8, 2, False, None, None, None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "with a as (select 1 as x) select x from a",
+        "from completions select id",
+        "describe completions",
+        "explain select 1",
+        "summarize completions",
+        "pivot completions on finish_reason using count(*)",
+        "select id from completions; -- one statement",
+    ],
+)
+def test_every_form_of_a_question_is_answered(run: Run, query: str) -> None:
+    assert sql(finished(run), query).num_rows > 0
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("select nope from completions", 'Referenced column "nope" not found'),
+        ("select * from completion", 'Did you mean "completions'),
+        ("selec 1", "syntax error"),
+        ("", "one SELECT is wanted, this is nothing"),
+        ("select 1; select 2", "this is 2 statements"),
+        ("create table a as select 1", "this is CREATE: 'create table a as select 1'"),
+        ("drop view completions", "this is DROP"),
+        ("set threads = 1", "this is SET"),
+        ("install httpfs", "this is LOAD"),
+        ("attach 'x.db'", "this is ATTACH"),
+        ("copy completions to 'stolen.csv'", "this is COPY"),
+        ("select * from read_csv('/etc/passwd')", "disabled by configuration"),
+        ("select * from read_text('/etc/passwd')", "disabled by configuration"),
+        ("select * from '/etc/passwd'", "does not exist"),
+        ("select * from glob('/*')", "disabled by configuration"),
+        ("select * from 'https://example.com/x.parquet'", "."),
+        ("select * from spec", "does not exist"),
+        ("select cast(text as date) from completions", "invalid date"),
+    ],
+)
+def test_a_query_that_cannot_be_answered_is_explained(run: Run, query: str, said: str) -> None:
+    with pytest.raises(QueryError) as refused:
+        sql(finished(run), query)
+    assert said in str(refused.value)
+    assert refused.value.exit_code == 2
+
+
+def test_sums_are_whole_numbers_as_long_as_they_fit(run: Run) -> None:
+    assert str(sql(finished(run), "select sum(tokens) as n from completions").schema) == "n: int64"
+    assert sql(run, "select sum(noise_key) as n from completions").schema.types == [pa.decimal128(38, 0)]
+
+
+def test_a_query_does_not_see_variables_of_the_program(run: Run) -> None:
+    secrets = pa.table({"x": [1]})
+    with pytest.raises(QueryError, match="secrets does not exist"):
+        sql(run, "select * from secrets")
+    assert secrets.num_rows == 1
+
+
+def test_a_missing_file_is_named(run: Run) -> None:
+    record = finished(run).commits()[0].data
+    assert record is not None
+    run.folder.delete(record.name)
+    with pytest.raises(OutputError, match=rf"{record.name}: is gone.* dgbatch verify lists what is missing"):
+        sql(run, QUESTION)
+
+
+def test_a_damaged_file_is_an_error_and_no_traceback(run: Run) -> None:
+    record = finished(run).commits()[0].data
+    assert record is not None
+    run.folder.at(record.name).write_bytes(b"nonsense")
+    with pytest.raises(QueryError, match="SQL: "):
+        sql(run, "select sum(tokens) from completions")
+
+
+def test_columns_of_categories_are_read_across_shards(make_job: MakeJob, some_rows: Rows) -> None:
+    colours = pa.array(["red", None, "blue", "red", "green", "x", "red", "y", "z", "red"]).dictionary_encode()
+    rows = some_rows(10).append_column("colour", colours.cast(pa.dictionary(pa.int8(), pa.string())))
+    run = finished(new_run(make_job(rows, "input.id=id", "workers.shard_rows=4", "output.columns=[colour]")))
+    assert answer(run, "select colour, count(*) from completions where colour = 'red' group by 1") == [("red", 4)]
+
+
+def rows_of(target: Path, fmt: str) -> list[dict[str, object]]:
+    if fmt == "parquet":
+        return pq.read_table(target).to_pylist()
+    if fmt == "jsonl":
+        return [json.loads(line) for line in target.read_text().splitlines()]
+    if fmt == "csv":
+        with open(target, newline="") as file:
+            return list(csv.DictReader(file))
+    with duckdb.connect(str(target), read_only=True) as connection:
+        return connection.sql("from completions").to_arrow_table().to_pylist()
+
+
+@pytest.mark.parametrize("fmt", EXPORTS)
+def test_an_export_holds_all_rows_in_plan_order(run: Run, tmp_path: Path, fmt: str) -> None:
+    target = tmp_path / "new" / f"it's {fmt}"
+    assert export(finished(run), str(target), fmt) == 9
+    rows = rows_of(target, fmt)
+    assert [row["id"] for row in rows] == [f"r{n}" for n in range(10) if n != 5]
+    assert list(rows[0]) == run.schemas.data.names
+    noise_keys = answer(run, "select noise_key from completions where id = 'r0'")
+    assert [(int(str(rows[0]["noise_key"])),)] == noise_keys
+    assert os.listdir(target.parent) == [target.name]
+
+
+def test_an_exported_parquet_keeps_the_declared_columns(run: Run, tmp_path: Path) -> None:
+    export(finished(run), str(tmp_path / "all.parquet"), "parquet")
+    assert pq.read_schema(tmp_path / "all.parquet").equals(run.schemas.data)
+
+
+def test_an_exported_parquet_gathers_small_shards_into_row_groups(
+    make_job: MakeJob, some_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "ROW_GROUP_ROWS", 7)
+    run = commit_all(new_run(make_job(some_rows(30), "input.id=id", "workers.shard_rows=2")))
+    export(run, str(tmp_path / "all.parquet"), "parquet")
+    footer = pq.ParquetFile(tmp_path / "all.parquet").metadata
+    assert [footer.row_group(index).num_rows for index in range(footer.num_row_groups)] == [8, 8, 8, 6]
+
+
+def test_an_exported_duckdb_holds_the_whole_run(run: Run, tmp_path: Path) -> None:
+    export(finished(run), str(tmp_path / "run.duckdb"), "duckdb")
+    with duckdb.connect(str(tmp_path / "run.duckdb"), read_only=True) as connection:
+        assert connection.execute(QUESTION).fetchall() == [(9, 1.0)]
+        assert connection.execute("select id from quarantine").fetchall() == [("r5",)]
+        assert connection.execute("select count(*) from shards").fetchall() == [(3,)]
+        assert connection.execute("select name, fingerprint from run").fetchall() == [("test", run.fingerprint)]
+
+
+@pytest.mark.parametrize("fmt", EXPORTS)
+def test_a_run_without_commits_can_be_exported(run: Run, tmp_path: Path, fmt: str) -> None:
+    assert export(run, str(tmp_path / "none"), fmt) == 0
+    assert rows_of(tmp_path / "none", fmt) == []
+
+
+@pytest.mark.parametrize("fmt", EXPORTS)
+def test_an_export_never_replaces_a_file(run: Run, tmp_path: Path, fmt: str) -> None:
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(OutputError, match=r"mine exists\. Remove it, or choose another name"):
+        export(run, str(tmp_path / "mine"), fmt)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_file_that_came_into_being_meanwhile_stays(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "new" / "mine"
+    writer = catalog._parquet_writer
+
+    def slow_writer(run: Run, commits: object) -> Callable[[str], None]:
+        write = writer(run, commits)  # type: ignore[arg-type]
+        return lambda partial: (write(partial), target.write_text("mine"))[0]
+
+    monkeypatch.setattr(catalog, "_parquet_writer", slow_writer)
+    with pytest.raises(OutputError, match="came into being meanwhile"):
+        export(finished(run), str(target), "parquet")
+    assert [path.read_text() for path in target.parent.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("fmt", EXPORTS)
+def test_a_failed_export_leaves_no_half_file(run: Run, tmp_path: Path, fmt: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written: "):
+        export(finished(run), str(tmp_path / "file" / "target"), fmt)
+    record = run.commits()[1].data
+    assert record is not None
+    run.folder.at(record.name).write_bytes(b"nonsense")
+    target = tmp_path / "new" / "target"
+    with pytest.raises(OutputError, match=r"the run cannot be read: .* dgbatch verify lists what is damaged"):
+        export(run, str(target), fmt)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_an_unknown_format_is_refused(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"'xlsx' is not known\. It is one of parquet, jsonl, csv, duckdb"):
+        export(run, str(tmp_path / "x"), "xlsx")
+
+
+def test_the_duckdb_file_of_a_run_is_renewed_and_anybody_elses_refused(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "run.duckdb"
+    write_duckdb(run, str(path))
+    assert rows_of(path, "duckdb") == []
+    write_duckdb(finished(run), str(path))
+    assert len(rows_of(path, "duckdb")) == 9
+    assert os.listdir(path.parent) == [path.name]
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("create table notes as select 'mine' as note")
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match=r"output\.duckdb: .* exists and is not of this run"):
+        write_duckdb(run, str(path))
+    assert path.read_bytes() == before
+    (tmp_path / "text").write_text("mine")
+    with pytest.raises(OutputError, match="is not of this run"):
+        write_duckdb(run, str(tmp_path / "text"))
+
+
+def test_many_small_shards_come_out_in_order(make_job: MakeJob, some_rows: Rows, tmp_path: Path) -> None:
+    run = new_run(make_job(some_rows(300), "input.id=id", "workers.shard_rows=3"))
+    commit_all(run)
+    for fmt in EXPORTS:
+        export(run, str(tmp_path / f"all.{fmt}"), fmt)
+        assert [row["id"] for row in rows_of(tmp_path / f"all.{fmt}", fmt)] == [f"r{n}" for n in range(300)]
