@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "dgbatch.runner.dispatch": {"dgbatch.runner.plan"},
     "dgbatch.runner.driver": {"ray", "dgbatch"},
+    "dgbatch.runner.ray_session": {"ray", "dgbatch.errors"},
     "dgbatch.runner.spec": {"pydantic", "yaml", "dgbatch.errors", "dgbatch.records", "dgbatch.runner"},
     "dgbatch.runner.catalog": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
     "dgbatch.runner.source": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},

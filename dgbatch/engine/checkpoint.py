@@ -54,7 +54,10 @@ def read_json(folder: Path, name: str, required: bool = True) -> dict[str, Any]:
     """One of a checkpoint's JSON files; {} when it may be missing and is. Raises CheckpointError."""
     path = folder / name
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds {type(value).__name__}, not an object")
+        return value
     except FileNotFoundError:
         if not required:
             return {}

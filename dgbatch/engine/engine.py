@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from dgbatch.engine import noise, sampler
 from dgbatch.engine.checkpoint import checksum, read_json, resolve
+from dgbatch.engine.invariance import same_in_company
 from dgbatch.engine.kv_cache import KVCache, attend_canvases
 from dgbatch.engine.model.transformer import Transformer
 from dgbatch.engine.scheduler import Scheduler
@@ -25,7 +27,7 @@ from dgbatch.records import Completion, EngineConfig, EngineStats, Prompt, Rejec
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Slot:
     """A sequence in flight and its tensors on the device."""
 
@@ -72,6 +74,11 @@ class Engine:
         """For people and records: the GPU's name, or cpu."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
 
+    @cached_property
+    def together(self) -> bool:
+        """Whether canvases share a denoising pass: on a CPU only where that changes no bit of any of them."""
+        return self.device.type == "cuda" or same_in_company(self._rehearse, self.config.canvases)
+
     @torch.inference_mode()
     def generate(self, prompts: Iterable[Prompt | None]) -> Iterator[Completion | Rejection]:
         """Completions in order of finishing; a prompt that cannot be done comes back as a Rejection.
@@ -92,7 +99,8 @@ class Engine:
                     yield Rejection(prompt.id, prompt.sample, error.code, error.message)
             if not slots:
                 continue
-            settled = self._denoise(slots)
+            groups = [slots] if self.together else [[slot] for slot in slots]
+            settled = [slot for group in groups for slot in self._denoise(group)]
             for slot in settled:
                 self._settle(slot)
             for slot in [slot for slot in settled if slot.sequence.finish]:
@@ -120,6 +128,8 @@ class Engine:
         length = self.model.config.canvas_length
         with self._phase("tokenize"):
             prompt_ids = self.tokenizer.encode_chat(prompt.messages, prompt.thinking)
+        if not prompt_ids:
+            raise RowError("empty_prompt", "the chat template made no tokens of the messages")
         limit = self.model.config.max_positions - length
         limit = min(limit, self.config.max_prompt_tokens or limit)
         if len(prompt_ids) > limit:
@@ -174,6 +184,16 @@ class Engine:
         self.stats.passes += 1
         self.stats.denoise_steps += len(slots)
         return settled
+
+    def _rehearse(self, first: int, end: int) -> list[Tensor]:
+        """A denoising pass over made-up canvases first to end - 1: what of it decides tokens."""
+        keys = self._ids([[number, number] for number in range(first, end)])
+        zero, shape = torch.zeros_like(keys[:, 0]), (self.model.config.canvas_length, self.model.config.vocab_size)
+        canvases = noise.uniform_tokens(keys, zero, zero, *shape)
+        soft = self.model.embed_context(canvases.flip(-1))
+        logits = self._canvas_logits(canvases, soft, [self._cache(0)] * len(keys))
+        gumbel = noise.gumbel(keys, zero, zero, *shape)
+        return [logits, gumbel, sampler.entropy(logits).mean(-1), self.model.soft_embeddings(logits)]
 
     def _settle(self, slot: Slot) -> None:
         """Emit a canvas's argmax; unless that ends the sequence, encode it and lay the next canvas."""
@@ -275,16 +295,20 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def read_generation_config(folder: Path) -> tuple[Settings, list[int]]:
-    """The checkpoint's sampler settings and end-of-turn ids; what it leaves out is DiffusionGemma's default."""
-    raw = read_json(folder, "generation_config.json", required=False)
-    ends = raw.get("eos_token_id") or read_json(folder, "config.json").get("eos_token_id") or [1]
+    """The checkpoint's sampler settings and end-of-turn ids; what it leaves out or null is DiffusionGemma's default."""
+    said = {
+        name: value
+        for name, value in read_json(folder, "generation_config.json", required=False).items()
+        if value is not None
+    }
+    ends = said.get("eos_token_id", read_json(folder, "config.json").get("eos_token_id"))
     defaults = Settings(
-        max_new_tokens=raw.get("max_new_tokens", 256),
-        max_denoising_steps=raw.get("max_denoising_steps", 48),
-        entropy_bound=(raw.get("sampler_config") or {}).get("entropy_bound", 0.1),
-        temperature_start=raw.get("t_max", 0.8),
-        temperature_end=raw.get("t_min", 0.4),
-        confidence=raw.get("confidence_threshold", 0.005),
-        stability=raw.get("stability_threshold", 1),
+        max_new_tokens=said.get("max_new_tokens", 256),
+        max_denoising_steps=said.get("max_denoising_steps", 48),
+        entropy_bound=said.get("sampler_config", {}).get("entropy_bound", 0.1),
+        temperature_start=said.get("t_max", 0.8),
+        temperature_end=said.get("t_min", 0.4),
+        confidence=said.get("confidence_threshold", 0.005),
+        stability=said.get("stability_threshold", 1),
     )
-    return defaults, [ends] if isinstance(ends, int) else list(ends)
+    return defaults, [1] if ends is None else [ends] if isinstance(ends, int) else list(ends)

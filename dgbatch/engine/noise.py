@@ -51,12 +51,13 @@ def gumbel(keys: Tensor, canvas: Tensor, step: Tensor, length: int, vocab: int) 
     """-log(-log u) for every position and token: argmax(logits + this) is a draw from softmax(logits).
 
     keys: (batch, 2) int64 words; canvas, step: (batch,) int64; returns (batch, length, vocab) float32.
-    Token v uses word v % 4 of the lane v // 4; u = (word's upper 24 bits + 1/2) / 2^24 is never 0 or 1.
+    Token v uses word v % 4 of the lane v // 4; u = (word's upper 23 bits + 1/2) / 2^23 is never 0 or 1. With 24 bits
+    the largest would round to 1 in float32, and its infinite noise would win over every logit.
     """
     lanes = -(-vocab // 4)
     lane = torch.arange(lanes, device=keys.device)
     position = torch.arange(length, device=keys.device)[:, None]
     counter = (lane, position, step[:, None, None], canvas[:, None, None] * 2 + GUMBEL)
     words = torch.stack(philox(counter, (keys[:, :1, None], keys[:, 1:, None])), dim=-1)
-    u = ((words.flatten(-2)[..., :vocab] >> 8).float() + 0.5) * 2.0**-24
+    u = ((words.flatten(-2)[..., :vocab] >> 9).float() + 0.5) * 2.0**-23
     return -torch.log(-torch.log(u))

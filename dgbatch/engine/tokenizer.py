@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +59,14 @@ class Tokenizer:
         """The prompt's text, up to where the model begins to write. Raises RowError when the template refuses."""
         try:
             return self._template.render(
-                messages=list(messages), add_generation_prompt=True, enable_thinking=thinking, **self._special
+                messages=list(messages),
+                add_generation_prompt=True,
+                enable_thinking=thinking,
+                tools=None,  # templates written for transformers test these two against none
+                documents=None,
+                **self._special,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+        except Exception as error:
             raise RowError("template_error", f"the chat template refused the messages: {error}") from error
 
     def encode(self, text: str) -> list[int]:
@@ -77,15 +84,16 @@ class Tokenizer:
     def parse(self, ids: Sequence[int]) -> Parsed:
         """Split a generated turn into its thought channel and its answer.
 
-        A channel that never closes is all thinking: the answer is empty then.
+        What follows a channel that never closes is all thinking: no answer comes after it.
         """
         ids = list(ids)
         if self._channel_start is None or self._channel_start not in ids:
             return Parsed(self.decode(ids), None)
         start = ids.index(self._channel_start)
-        end = ids.index(self._channel_end) if self._channel_end is not None and self._channel_end in ids else len(ids)
-        thinking = self.decode(ids[start + 1 : end]).removeprefix(THOUGHT)
-        return Parsed(self.decode(ids[:start]) + self.decode(ids[end + 1 :]), thinking.strip("\n"))
+        after = ids[start + 1 :]
+        end = after.index(self._channel_end) if self._channel_end in after else len(after)
+        thinking = self.decode(after[:end]).removeprefix(THOUGHT)
+        return Parsed(self.decode(ids[:start]) + self.decode(after[end + 1 :]), thinking.strip("\n"))
 
 
 def _content(value: Any) -> str:
@@ -101,6 +109,7 @@ def _template(folder: Path, config: dict[str, Any]) -> jinja2.Template:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
+    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)  # Jinja's own escapes < and > for HTML
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     try:

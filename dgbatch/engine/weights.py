@@ -83,6 +83,10 @@ def load_config(folder: Path) -> ModelConfig:
         raise CheckpointError(f"{folder}/config.json: no key {error}. Download the checkpoint again.") from error
     except ValueError as error:
         raise CheckpointError(f"{folder}/config.json: {error}.") from error
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder}/config.json: a value has the wrong type: {error}. Download the checkpoint again."
+        ) from error
 
 
 def load_transformer(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Transformer:

@@ -50,6 +50,10 @@ class ModelConfig:
             raise ValueError(f"hidden_activation is {text['hidden_activation']!r}; only gelu_pytorch_tanh is known")
         if text.get("attention_bias"):
             raise ValueError("attention_bias is true; DiffusionGemma has no biases")
+        if text.get("use_bidirectional_attention") == "all":
+            raise ValueError("use_bidirectional_attention is 'all'; only 'vision' and null are known")
+        if config.get("tie_word_embeddings") is False:
+            raise ValueError("tie_word_embeddings is false; only tied weights are known")
         layers = tuple(_layer(text, index, kind) for index, kind in enumerate(text["layer_types"]))
         if len(layers) != text["num_hidden_layers"]:
             raise ValueError(f"num_hidden_layers is {text['num_hidden_layers']} but layer_types lists {len(layers)}")
@@ -75,13 +79,16 @@ def _layer(text: Mapping[str, Any], index: int, kind: str) -> LayerConfig:
     if kind not in ("sliding_attention", "full_attention"):
         raise ValueError(f"layer_types[{index}] is {kind!r}; known are sliding_attention and full_attention")
     full = kind == "full_attention"
-    own = text.get("per_layer_config", {}).get(str(index), {})
+    own = (text.get("per_layer_config") or {}).get(str(index), {})
     head_dim, kv_heads = text["head_dim"], text["num_key_value_heads"]
-    if full and "per_layer_config" not in text:
+    if full and text.get("per_layer_config") is None:
         head_dim = text.get("global_head_dim") or head_dim
         kv_heads = text.get("num_global_key_value_heads") or kv_heads
     head_dim = own.get("head_dim", head_dim)
     rope = text["rope_parameters"][kind]
+    known = "proportional" if full else "default"
+    if rope.get("rope_type", known) != known or rope.get("factor", 1.0) != 1.0:
+        raise ValueError(f"rope_parameters of {kind} are {dict(rope)}; only rope_type {known!r} is known")
     share = rope.get("partial_rotary_factor", 1.0) if full else 1.0
     return LayerConfig(
         sliding=not full,

@@ -1,0 +1,78 @@
+"""What commands print: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dgbatch.errors import DgbatchError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+
+def print_json(answer: Mapping[str, Any]) -> None:
+    """The one object of --json."""
+    print(json.dumps(answer, ensure_ascii=False, default=str), flush=True)
+
+
+def print_error(error: DgbatchError, as_json: bool = False) -> None:
+    """Thing, value and fix in a few lines; for programs with --json too."""
+    if as_json:
+        print_json({"error": {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}})
+    print(f"error: {error}", file=sys.stderr)
+
+
+def show(*things: RenderableType) -> None:
+    """For people, on standard output; as wide as it needs to be where no terminal cuts it."""
+    screen = console()
+    for thing in things:
+        screen.print(thing, soft_wrap=isinstance(thing, str))
+
+
+def say(line: str) -> None:
+    """For people, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def console() -> Console:
+    from rich.console import Console
+
+    screen = Console(highlight=False, markup=False)
+    return screen if screen.is_terminal else Console(highlight=False, markup=False, width=10_000)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> Table:
+    """A plain table; the columns named in `right` hold numbers."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        made.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(shown(value)) for value in row))
+    return made
+
+
+def shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def short(path: str) -> str:
+    """The path as a person would type it here."""
+    relative = os.path.relpath(path) if "://" not in path else path
+    return path if relative.startswith("..") else relative
+
+
+def plural(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

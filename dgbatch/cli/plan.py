@@ -1,0 +1,76 @@
+"""`dgbatch plan`: what a submit would do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dgbatch.cli.options import AsJson, JobFile, Overrides
+
+if TYPE_CHECKING:
+    from dgbatch.runner.plan import Plan
+    from dgbatch.runner.preview import Rendered
+    from dgbatch.runner.spec import JobSpec
+
+
+def plan(
+    job: JobFile,
+    overrides: Overrides = [],  # noqa: B006  # typer copies it
+    preview: Annotated[int, typer.Option(help="Prompts to show as the model will read them.", min=0)] = 3,
+    json: AsJson = False,
+) -> None:
+    """Check a job and its input, and show the first prompts; starts and writes nothing."""
+    from dgbatch.cli.output import print_json
+    from dgbatch.runner.plan import make_plan
+    from dgbatch.runner.preview import preview as render
+    from dgbatch.runner.schema import schemas
+    from dgbatch.runner.spec import fingerprint, load_job
+
+    spec = load_job(job, overrides)
+    made = make_plan(spec)
+    schemas(spec, made.schema)  # raises for columns that clash
+    prompts = render(spec, made, preview)
+    if json:
+        print_json(
+            {
+                "name": spec.name,
+                "output": spec.public()["output"]["path"],
+                "rows": made.rows,
+                "samples": made.samples,
+                "expected": made.expected,
+                "shards": len(made.shards),
+                "files": [{"name": file.name, "bytes": file.bytes, "rows": file.rows} for file in made.files],
+                "fingerprint": fingerprint(spec, made),
+                "preview": [
+                    {"id": prompt.id, "text": prompt.text, "tokens": prompt.tokens, "error": prompt.error}
+                    for prompt in prompts
+                ],
+            }
+        )
+    else:
+        _show(job, spec, made, prompts)
+
+
+def _show(job: str, spec: JobSpec, made: Plan, prompts: list[Rendered]) -> None:
+    from rich.panel import Panel
+    from rich.text import Text
+
+    from dgbatch.cli.output import console, plural, short
+
+    screen = console()
+    each = f" x {made.samples} samples = {made.expected:,} completions" if made.samples > 1 else ""
+    screen.print(
+        f"{spec.name}: {plural(made.rows, 'row')}{each}, in {plural(len(made.shards), 'shard')} of at most "
+        f"{plural(spec.workers.shard_rows, 'row')}, from {plural(len(made.files), 'file')}"
+    )
+    screen.print(f"output: {short(spec.public()['output']['path'])}")
+    for prompt in prompts:
+        tokens = "" if prompt.tokens is None else f", {plural(prompt.tokens, 'token')}"
+        if prompt.error:
+            screen.print(f"{prompt.id}: would be quarantined: {prompt.error}")
+        else:
+            screen.print(
+                Panel(Text(prompt.text.rstrip("\n")), title=f"{prompt.id}{tokens}", title_align="left", width=80)
+            )
+    screen.print(f"run it: dgbatch submit {job}")

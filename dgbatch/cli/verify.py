@@ -1,0 +1,44 @@
+"""`dgbatch verify`: the proof that nothing was lost, doubled or changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from dgbatch.cli.options import AsJson, RunFolder
+
+if TYPE_CHECKING:
+    from dgbatch.runner.verify import Verification
+
+
+def verify(run: RunFolder, json: AsJson = False) -> None:
+    """Check a run by id against its input, and every file against its checksum.
+
+    Exit code 4 when it does not hold.
+    """
+    from dataclasses import asdict
+
+    from dgbatch.cli.output import print_json, show
+    from dgbatch.runner.run_folder import Run
+    from dgbatch.runner.verify import verify as prove
+
+    proof = prove(Run.open(run))
+    if json:
+        print_json({**asdict(proof), "holds": proof.holds})
+    else:
+        show(equation(proof))
+        for kind, examples in proof.examples.items():
+            show(*(f"  {kind}: {example}" for example in examples))
+        if not proof.holds:
+            show(f"It does not hold. Rows that are only missing come back with: dgbatch submit (the job of {run})")
+    raise typer.Exit(0 if proof.holds else 4)
+
+
+def equation(proof: Verification) -> str:
+    """in 1,000 = ok 997 + quarantined 3, missing 0, duplicate 0, checksum errors 0."""
+    sign = "=" if proof.input == proof.ok + proof.quarantined else "!="
+    faults = f"missing {proof.missing:,}, duplicate {proof.duplicate:,}, checksum errors {proof.checksum_errors:,}"
+    if proof.unexpected:
+        faults += f", unexpected {proof.unexpected:,}"
+    return f"in {proof.input:,} {sign} ok {proof.ok:,} + quarantined {proof.quarantined:,}, {faults}"

@@ -1,0 +1,171 @@
+"""Where a run stands, read from its folder alone: by the driver, and by anybody else while it works."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgbatch.runner.lock import owner
+from dgbatch.runner.progress import State
+from dgbatch.runner.run_folder import Run
+
+if TYPE_CHECKING:
+    from dgbatch.runner.commits import Commit
+
+RECENT_S = 60.0  # of work behind the rate of a run in progress
+# What the driver writes to events.jsonl, and the state of the run after it.
+STATES: dict[str, State] = {
+    "started": "in_progress",
+    "finalizing": "finalizing",
+    "completed": "completed",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Sums over committed shards."""
+
+    shards: int = 0
+    ok: int = 0
+    quarantined: int = 0
+    accepted: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0
+    canvases: int = 0
+    denoise_steps: int = 0
+
+    @property
+    def rows(self) -> int:
+        return self.ok + self.quarantined
+
+    @property
+    def steps_per_canvas(self) -> float | None:
+        return self.denoise_steps / self.canvases if self.canvases else None
+
+    @classmethod
+    def of(cls, commits: Iterable[Commit]) -> Tally:
+        shards = ok = quarantined = accepted = prompt_tokens = tokens = canvases = denoise_steps = 0
+        for commit in commits:
+            shards += 1
+            ok += commit.ok
+            quarantined += commit.quarantined
+            accepted += commit.accepted
+            prompt_tokens += commit.prompt_tokens
+            tokens += commit.tokens
+            canvases += commit.canvases
+            denoise_steps += commit.denoise_steps
+        return cls(shards, ok, quarantined, accepted, prompt_tokens, tokens, canvases, denoise_steps)
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, name) + getattr(other, name) for name in Tally.__dataclass_fields__))
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One run at one moment; counts are those of committed shards."""
+
+    path: str
+    name: str
+    state: State
+    expected: int
+    shards: int
+    tally: Tally
+    judged: bool  # the job has accept rules
+    tokens_per_s: float | None
+    eta_s: float | None
+    workers: int
+    reason: str = ""  # why it failed or was cancelled
+
+    @property
+    def exit_code(self) -> int:
+        """Of the submit that ends in this state."""
+        return {"completed": 3 if self.tally.quarantined else 0, "cancelled": 130}.get(self.state, 4)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "state": self.state,
+            "rows": {"expected": self.expected, "ok": self.tally.ok, "quarantined": self.tally.quarantined},
+            "accepted": self.tally.accepted if self.judged else None,
+            "tokens": self.tally.tokens,
+            "tokens_per_s": None if self.tokens_per_s is None else round(self.tokens_per_s, 1),
+            "eta_s": None if self.eta_s is None else round(self.eta_s, 1),
+            "workers": self.workers,
+        }
+
+
+def status_of(run: Run, now: datetime | None = None) -> Status:
+    """The run's state, counts and speed. A run that says it is at work while nobody holds its lock has failed."""
+    commits = run.commits()
+    tally = Tally.of(commits)
+    state, reason, workers, since = _told(run.events())
+    if run.succeeded:
+        state = "completed"
+    elif state not in ("cancelled", "failed") and owner(run.path) is None:
+        state, reason = "failed", "the driver is gone; submit again to resume"
+    alive = state in ("validating", "in_progress", "finalizing")
+    now = (now or datetime.now(timezone.utc)) if alive else None
+    tokens_per_s, rows_per_s = _speed(commits, since, now)
+    left = run.plan.expected - tally.rows
+    return Status(
+        path=run.path,
+        name=run.spec.name,
+        state=state,
+        expected=run.plan.expected,
+        shards=len(run.plan.shards),
+        tally=tally,
+        judged=run.spec.accept is not None,
+        tokens_per_s=tokens_per_s,
+        eta_s=left / rows_per_s if alive and rows_per_s else None,
+        workers=workers if alive else 0,
+        reason=reason,
+    )
+
+
+def find_runs(folder: str | os.PathLike[str]) -> Iterator[Run]:
+    """Every run below a folder, itself included, in the order of their names."""
+    for path, folders, _ in os.walk(folder):
+        if Path(path, "_dgbatch", "run.json").is_file():
+            folders.clear()  # a run holds no other run
+            yield Run.open(path)
+        else:
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+
+
+def _told(events: Iterable[dict[str, Any]]) -> tuple[State, str, int, str]:
+    """State, reason, workers at work and the time of the last start, as the events tell them."""
+    state: State = "validating"
+    reason = since = ""
+    workers: set[str] = set()
+    for event in events:
+        kind = event.get("kind", "")
+        if kind in STATES:
+            state, reason = STATES[kind], str(event.get("reason", ""))
+        if kind == "started":
+            since = event["at"]
+            workers.clear()
+        elif kind == "worker_ready":
+            workers.add(event["worker"])
+        elif kind == "worker_lost":
+            workers.discard(event["worker"])
+    return state, reason, len(workers), since
+
+
+def _speed(commits: list[Commit], since: str, now: datetime | None) -> tuple[float | None, float | None]:
+    """Tokens and rows per second of the last submit: over its last minute while it works, else over all of it."""
+    start = datetime.fromisoformat(since).timestamp() if since else 0.0
+    work = [(datetime.fromisoformat(commit.committed_at).timestamp(), commit) for commit in commits]
+    work = [(end, commit) for end, commit in work if end >= start] or work
+    if now is not None:
+        work = [(end, commit) for end, commit in work if end >= now.timestamp() - RECENT_S]
+    if not work:
+        return None, None
+    last = now.timestamp() if now is not None else max(end for end, _ in work)
+    seconds = max(last - min(end - commit.seconds for end, commit in work), 1e-3)
+    tokens = sum(commit.tokens for _, commit in work)
+    return tokens / seconds, sum(commit.ok + commit.quarantined for _, commit in work) / seconds

@@ -1,0 +1,173 @@
+"""From a job file to a verified dataset: every step in order, and what each of them may refuse."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from dgbatch.errors import DgbatchError, OutputError, RunCancelled, RunFailed
+from dgbatch.runner.catalog import write_duckdb
+from dgbatch.runner.driver import DRAIN_S, run_job
+from dgbatch.runner.lock import lock
+from dgbatch.runner.plan import Plan, file_changes, make_plan
+from dgbatch.runner.progress import OnProgress, Progress
+from dgbatch.runner.run_folder import EVENTS, PLAN, RUN, SUCCESS, Run
+from dgbatch.runner.schema import schemas
+from dgbatch.runner.spec import JobSpec, changes, fingerprint, load_job
+from dgbatch.runner.status import Status, status_of
+from dgbatch.runner.verify import Verification, verify
+from dgbatch.runner.worker import ENGINE, describe_model
+
+PACKAGES = ("dgbatch", "ray", "pyarrow", "duckdb", "torch", "triton", "tokenizers", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """How a submit ended, when it ended well."""
+
+    run: Run
+    status: Status
+    verification: Verification | None  # None when the run was complete already
+    was_complete: bool
+    rows_before: int  # rows that an earlier submit had committed
+    seconds: float
+
+    @property
+    def exit_code(self) -> int:
+        return self.status.exit_code
+
+
+def submit(
+    job: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    new_run: bool = False,
+    on_progress: OnProgress | None = None,
+    engine: str = ENGINE,
+    drain_s: float = DRAIN_S,
+) -> Submitted:
+    """Run a job, or what is left of it. Raises a DgbatchError that says what to do; submitting again then resumes."""
+    started = time.monotonic()
+    tell = on_progress or (lambda progress: None)
+    spec = load_job(job, overrides)
+    tell(Progress("validating", spec.name, spec.output.path, note="reading the input"))
+    plan = make_plan(spec)
+    schemas(spec, plan.schema)  # raises for columns that clash
+    path = unused(spec.output.path) if new_run else spec.output.path
+    complete = completed(path, spec, plan)
+    if complete is not None:
+        return Submitted(complete, status_of(complete), None, True, plan.expected, time.monotonic() - started)
+    tell(Progress("validating", spec.name, path, expected=plan.expected, note="checking the checkpoint"))
+    model = describe_model(spec, engine)  # before anything is written: a wrong checkpoint leaves nothing behind
+    with lock(path):
+        run, is_new = open_or_create(path, spec, plan, model)
+        rows_before = sum(commit.ok + commit.quarantined for commit in run.commits())
+        with told(run, is_new):
+            run_job(spec, plan, run, tell, engine, drain_s)
+            run.event("finalizing")
+            tell(
+                Progress(
+                    "finalizing", spec.name, path, plan.expected, plan.expected,
+                    elapsed_s=time.monotonic() - started, note="verifying every row",
+                )
+            )  # fmt: skip
+            verification = finish(run, spec)
+    return Submitted(run, status_of(run), verification, False, rows_before, time.monotonic() - started)
+
+
+def completed(path: str, spec: JobSpec, plan: Plan) -> Run | None:
+    """The run at this path when it is this job's and there is nothing left to do."""
+    if not Path(path, SUCCESS).exists():
+        return None
+    run = Run.open(path)
+    refuse_other_job(run, spec, plan)
+    if spec.output.duckdb and not Path(spec.output.duckdb).exists():
+        write_duckdb(run, spec.output.duckdb)
+    return run
+
+
+def open_or_create(path: str, spec: JobSpec, plan: Plan, model: dict[str, Any]) -> tuple[Run, bool]:
+    """The run at this path, and whether it is a new one. Raises OutputError when it is another job's."""
+    if not Path(path, RUN).exists():
+        return Run.create(path, spec.public(), plan, fingerprint(spec, plan), versions(), model), True
+    run = Run.open(path)
+    refuse_other_job(run, spec, plan)
+    before, now = run.info.get("model", {}).get("checksum"), model.get("checksum")
+    if before and now and before != now:
+        raise OutputError(
+            f"{path}: this run was started with other files of the checkpoint {spec.model.checkpoint} (checksum "
+            f"{before[:12]}, now {now[:12]}). Put the old files back, or start anew with --new-run."
+        )
+    return run, False
+
+
+def refuse_other_job(run: Run, spec: JobSpec, plan: Plan) -> None:
+    if run.fingerprint == fingerprint(spec, plan):
+        return
+    lines = [*changes(run.info["spec"], spec.public()), *file_changes(run.plan, plan)]
+    listed = "\n".join(f"  {line}" for line in lines) or "  (made by another version of dgbatch)"
+    raise OutputError(
+        f"{run.path}: this folder holds a run of another job. What changed:\n{listed}\n"
+        "Undo the change to go on with that run, give another output.path, or start anew with --new-run."
+    )
+
+
+def unused(path: str) -> str:
+    """This path, or the first of path-2, path-3, ... where there is nothing yet."""
+    return next(name for number in count(1) if _is_unused(name := path if number == 1 else f"{path}-{number}"))
+
+
+def _is_unused(path: str) -> bool:
+    return not os.path.lexists(path) or (os.path.isdir(path) and not os.listdir(path))
+
+
+@contextmanager
+def told(run: Run, is_new: bool) -> Iterator[None]:
+    """Write down how it goes. A new run that is refused before its first commit leaves nothing behind."""
+    try:
+        run.event("started")
+        yield
+    except RunCancelled as error:
+        run.event("cancelled", reason=str(error))
+        raise
+    except KeyboardInterrupt:
+        run.event("cancelled", reason="interrupted")
+        raise RunCancelled(f"{run.path}: interrupted.") from None
+    except DgbatchError as error:
+        if is_new and error.exit_code == 2 and not run.commits():
+            for name in (RUN, EVENTS, PLAN):
+                run.folder.delete(name)
+        else:
+            run.event("failed", reason=str(error))
+        raise
+
+
+def finish(run: Run, spec: JobSpec) -> Verification:
+    """Prove the dataset, then call it complete."""
+    verification = verify(run)
+    if not verification.holds:
+        raise RunFailed(f"{run.path}: the dataset does not hold: {verification}. See: dgbatch verify {run.path}")
+    if spec.output.duckdb:
+        Path(spec.output.duckdb).parent.mkdir(parents=True, exist_ok=True)
+        write_duckdb(run, spec.output.duckdb)
+    run.event("completed")
+    run.finalise()
+    return verification
+
+
+def versions() -> dict[str, str]:
+    """Of what decides tokens and files, for run.json."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

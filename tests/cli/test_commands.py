@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import dgbatch as package
+from dgbatch.errors import RunNotFound
+from dgbatch.runner import submit as steps
+from dgbatch.runner.spec import load_job
+from tests.cli.command import dgbatch
+from tests.fake_engine import PATH, fake_job
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, local_ray) -> Path:
+    """A finished run of 12 rows, one of them quarantined."""
+    folder = tmp_path_factory.mktemp("finished")
+    job = fake_job(folder, [*(f"prompt {i}" for i in range(11)), None])
+    steps.submit(job, engine=PATH)
+    return folder / "out"
+
+
+def test_init_writes_a_job_that_loads_and_never_over_another(tmp_path, capfd):
+    path = tmp_path / "jobs" / "mine.yaml"
+    left = dgbatch(capfd, "init", str(path))
+    assert left.code == 0
+    assert f"dgbatch submit {path}" in left.err
+    assert load_job(str(path)).model.checkpoint == "demo"
+    path.write_text("precious")
+    again = dgbatch(capfd, "init", str(path), "--json")
+    assert again.code == 2
+    assert "not overwritten" in again.json["error"]["message"]
+    assert path.read_text() == "precious"
+    assert dgbatch(capfd, "init", str(path.with_name("other.yaml")), "--json").json == {
+        "job": str(path.with_name("other.yaml"))
+    }
+    assert dgbatch(capfd, "init", "/proc/nowhere/job.yaml").code == 2
+
+
+@pytest.fixture
+def without_tokenizer(monkeypatch):
+    monkeypatch.setattr("dgbatch.runner.preview._tokenizer", lambda spec: None)
+
+
+def test_plan_counts_and_shows_the_first_prompts(tmp_path, capfd, without_tokenizer):
+    job = fake_job(tmp_path, ["Hello there", None, *"abcdefgh"], generation={"samples": 2})
+    left = dgbatch(capfd, "plan", job)
+    assert left.code == 0
+    assert "fake: 10 rows x 2 samples = 20 completions, in 2 shards of at most 8 rows, from 1 file" in left.out
+    assert "Hello there" in left.out
+    assert "r0001: would be quarantined: null_prompt" in left.out
+    assert not (tmp_path / "out").exists()
+    answer = dgbatch(capfd, "plan", job, "--json", "--preview", "1", "--set", "input.limit=3").json
+    assert (answer["rows"], answer["samples"], answer["expected"], answer["shards"]) == (3, 2, 6, 1)
+    assert [prompt["id"] for prompt in answer["preview"]] == ["r0000"]
+    assert answer["files"] == [{"name": "prompts.parquet", "bytes": answer["files"][0]["bytes"], "rows": 10}]
+
+
+def test_plan_of_a_wrong_job_is_one_error(tmp_path, capfd):
+    left = dgbatch(capfd, "plan", str(tmp_path / "nowhere.yaml"))
+    assert left.code == 2
+    assert left.out == ""
+    assert left.err.startswith("error: ")
+
+
+def test_status_of_a_finished_run(finished, capfd):
+    left = dgbatch(capfd, "status", str(finished))
+    assert left.code == 0
+    for words in ("completed", "12 of 12: 11 ok, 1 quarantined", "2 of 2", "7 of 11 (63.6%)"):
+        assert words in left.out
+    answer = dgbatch(capfd, "status", str(finished), "--json").json
+    assert answer["state"] == "completed"
+    assert answer["rows"] == {"expected": 12, "ok": 11, "quarantined": 1}
+
+
+@pytest.mark.parametrize("command", ["status", "verify"])
+def test_folder_without_a_run_is_not_found(tmp_path, capfd, command):
+    left = dgbatch(capfd, command, str(tmp_path), "--json")
+    assert left.code == 2
+    assert left.json["error"]["type"] == "RunNotFound"
+    with pytest.raises(RunNotFound):
+        package.open_run(tmp_path)
+
+
+def test_ls_lists_the_runs_below_a_folder(finished, capfd, tmp_path):
+    left = dgbatch(capfd, "ls", str(finished.parent))
+    assert left.code == 0
+    row = next(line for line in left.out.splitlines() if "completed" in line)
+    assert row.split()[1:6] == ["fake", "completed", "12", "12", "1"]
+    (answer,) = dgbatch(capfd, "ls", str(finished.parent), "--json").json["runs"]
+    assert (answer["run"], answer["state"], answer["rows"]["ok"]) == (str(finished), "completed", 11)
+    assert "no runs below" in dgbatch(capfd, "ls", str(tmp_path)).err
+    assert dgbatch(capfd, "ls", str(tmp_path / "nowhere")).code == 2
+
+
+def test_verify_prints_the_equation_and_exits_by_it(finished, capfd):
+    left = dgbatch(capfd, "verify", str(finished))
+    assert left.code == 0
+    assert left.out == "in 12 = ok 11 + quarantined 1, missing 0, duplicate 0, checksum errors 0\n"
+
+
+def test_verify_of_a_damaged_run_names_the_damage_and_exits_with_4(tmp_path, capfd, local_ray):
+    job = fake_job(tmp_path, ["a", "b"])
+    steps.submit(job, engine=PATH)
+    next((tmp_path / "out" / "data").glob("*.parquet")).unlink()
+    left = dgbatch(capfd, "verify", str(tmp_path / "out"))
+    assert left.code == 4
+    assert "in 2 != ok 0 + quarantined 0, missing 2" in left.out
+    assert "r0000" in left.out
+    answer = dgbatch(capfd, "verify", str(tmp_path / "out"), "--json")
+    assert (answer.code, answer.json["missing"], answer.json["holds"]) == (4, 2, False)
+
+
+def test_sql_answers_for_people_and_for_programs(finished, capfd):
+    query = "select count(*) as n, avg(accepted::int) as share, null as nothing from completions"
+    left = dgbatch(capfd, "sql", str(finished), query)
+    assert left.code == 0
+    assert left.out.splitlines()[-2].split() == ["11", "0.6364", "-"]
+    answer = dgbatch(capfd, "sql", str(finished), query, "--json").json
+    assert answer["columns"] == ["n", "share", "nothing"]
+    assert answer["rows"] == [[11, pytest.approx(7 / 11), None]]
+
+
+def test_wrong_sql_is_one_error_in_duckdbs_words(finished, capfd):
+    left = dgbatch(capfd, "sql", str(finished), "select colour from completions")
+    assert left.code == 2
+    assert "colour" in left.err and "Traceback" not in left.err
+
+
+def test_sql_says_how_many_rows_it_does_not_show(finished, capfd):
+    left = dgbatch(capfd, "sql", str(finished), "select * from range(1005)")
+    assert "5 more rows" in left.err
+
+
+def test_columns_of_one_name_are_all_answered(finished, capfd):
+    assert dgbatch(capfd, "sql", str(finished), "select 1 as n, 2 as n", "--json").json["rows"] == [[1, 2]]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv", "duckdb"])
+def test_export_knows_the_format_by_the_ending(finished, capfd, tmp_path, ending):
+    target = tmp_path / f"answers.{ending}"
+    left = dgbatch(capfd, "export", str(finished), str(target), "--json")
+    assert left.code == 0
+    assert left.json == {"file": str(target), "format": ending, "rows": 11}
+    assert "wrote 11 rows" in left.err
+    if ending == "parquet":
+        assert pq.read_table(target).num_rows == 11
+    if ending == "jsonl":
+        assert json.loads(target.read_text().splitlines()[0])["text"] == "0 tpmorp"
+
+
+def test_export_of_an_unknown_ending_names_the_formats(finished, capfd, tmp_path):
+    left = dgbatch(capfd, "export", str(finished), str(tmp_path / "answers.xlsx"))
+    assert left.code == 2
+    assert "parquet, jsonl, csv, duckdb" in left.err
+    assert dgbatch(capfd, "export", str(finished), str(tmp_path / "x"), "--format", "csv").code == 0
+
+
+def test_doctor_tells_what_is_there(capfd):
+    left = dgbatch(capfd, "doctor")
+    assert "pyarrow" in left.out
+    answer = dgbatch(capfd, "doctor", "--json")
+    assert answer.code == left.code
+    assert {"python", "ray", "torch", "disk"} <= {check["name"] for check in answer.json["checks"]}
+
+
+def test_python_api_does_what_the_commands_do(tmp_path, local_ray, monkeypatch):
+    monkeypatch.setattr(steps, "submit", functools.partial(steps.submit, engine=PATH))
+    job = fake_job(tmp_path, ["a", "b"])
+    assert package.plan(job, ["input.limit=1"]).rows == 1
+    done = package.submit(job, ["generation.samples=2"])
+    assert done.exit_code == 0
+    assert len(package.open_run(tmp_path / "out").commits()) == 1

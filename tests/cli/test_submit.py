@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dgbatch.runner import submit as steps
+from dgbatch.runner.run_folder import Run
+from tests.cli.command import dgbatch
+from tests.fake_engine import PATH, fake_job
+
+LIMIT_S = 150.0
+PROMPTS = [f"prompt {i}" for i in range(48)]
+
+
+@pytest.fixture
+def fake(monkeypatch, local_ray):
+    """The commands of this process use the fake engine."""
+    monkeypatch.setattr(steps, "submit", functools.partial(steps.submit, engine=PATH))
+
+
+def spawn(*arguments: str) -> subprocess.Popen[str]:
+    """A real dgbatch process, in a process group of its own as a shell would give it."""
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.fake_cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=root,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+
+
+def commits(run: Path) -> list[str]:
+    return sorted(os.listdir(run / "_dgbatch" / "commits")) if (run / "_dgbatch" / "commits").exists() else []
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def dataset(run: Path) -> list[dict]:
+    rows = pa.concat_tables([pq.read_table(path) for path in sorted((run / "data").glob("*.parquet"))]).to_pylist()
+    return [{name: value for name, value in row.items() if name != "attempt"} for row in rows]
+
+
+def test_driver_killed_in_the_middle_resumes_to_the_same_dataset_row_for_row(tmp_path, capfd, fake):
+    plain = fake_job(tmp_path / "plain", PROMPTS, workers={"count": 2})
+    assert dgbatch(capfd, "submit", plain).code == 0
+
+    job, run = (
+        fake_job(tmp_path / "killed", PROMPTS, {"step_s": 0.15}, workers={"count": 2}),
+        tmp_path / "killed" / "out",
+    )
+    process = spawn("submit", job)
+    wait_until(lambda: len(commits(run)) >= 2, process)
+
+    second = dgbatch(capfd, "submit", job, "--json")
+    assert second.code == 5
+    assert second.json["error"]["type"] == "RunLocked"
+    assert f"pid {process.pid}" in second.json["error"]["message"]
+    working = dgbatch(capfd, "status", str(run), "--json").json
+    assert working["state"] == "in_progress"
+    assert working["workers"] in (1, 2)
+    assert working["rows"]["expected"] == 48
+    assert working["eta_s"] > 0
+    assert "in_progress" in dgbatch(capfd, "status", str(run)).out
+
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=LIMIT_S)
+    before = {name: (run / "_dgbatch" / "commits" / name).read_bytes() for name in commits(run)}
+    assert 2 <= len(before) < 6
+    dead = dgbatch(capfd, "status", str(run), "--json").json
+    assert (dead["state"], dead["workers"], dead["eta_s"]) == ("failed", 0, None)
+
+    resumed = dgbatch(capfd, "submit", job, "--json")
+    assert resumed.code == 0, resumed.err
+    answer = resumed.json
+    assert (answer["state"], answer["exit_code"], answer["run"]) == ("completed", 0, str(run))
+    assert answer["rows"] == {"expected": 48, "ok": 48, "quarantined": 0}
+    assert f"({8 * len(before)} rows were there already)" in resumed.err
+    for name, data in before.items():
+        assert (run / "_dgbatch" / "commits" / name).read_bytes() == data
+    assert dataset(run) == dataset(tmp_path / "plain" / "out")
+    proof = dgbatch(capfd, "verify", str(run), "--json")
+    assert (proof.code, proof.json["holds"], proof.json["missing"], proof.json["duplicate"]) == (0, True, 0, 0)
+    # what the killed workers left is gone
+    assert len(list((run / "data").iterdir())) == 6
+
+
+def test_ctrl_c_drains_says_how_to_resume_and_leaves_with_130(tmp_path):
+    job, run = fake_job(tmp_path, PROMPTS, {"step_s": 0.15}), tmp_path / "out"
+    process = spawn("submit", job, "--set", "generation.seed=3")
+    wait_until(lambda: commits(run), process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole group
+    out, err = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 130
+    assert out == ""
+    assert "of 6 shards committed" in err
+    assert f"resume: dgbatch submit {job} --set generation.seed=3" in err
+    assert "Traceback" not in err
+    opened = Run.open(str(run))
+    assert [event["kind"] for event in opened.events()][-1] == "cancelled"
+    assert 1 <= len(opened.commits()) < 6
+
+
+def test_worker_that_dies_leaves_one_object_on_standard_output(tmp_path):
+    """Ray would print its page about a dead process there."""
+    process = spawn("submit", fake_job(tmp_path, [*PROMPTS[:8], "!die"], retry={"shard_attempts": 1}), "--json")
+    out, err = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 4
+    assert json.loads(out)["error"]["exit_code"] == 4
+    assert "shard 1 (prompts.parquet, row group 0, rows 8 to 8) failed" in err
+    assert "resume: dgbatch submit" in err
+    assert "raylet" not in out + err
+
+
+def test_summary_shows_what_came_out_and_three_commands_that_work(tmp_path, capfd, fake, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    left = dgbatch(capfd, "submit", fake_job(tmp_path, PROMPTS[:12]))
+    assert left.code == 0
+    for words in (
+        "fake: complete",
+        "12 ok, 0 quarantined",
+        "8 of 12 (66.7%)",
+        "in 12 = ok 12 + quarantined 0, missing 0",
+    ):
+        assert words in left.out
+    assert "out/data/*.parquet" in left.out
+    assert "\n  dgbatch verify out\n" in left.out
+    assert '\n  dgbatch sql out "select count(*), avg(accepted::int) from completions"\n' in left.out
+    assert "\n  dgbatch export out fake.jsonl" in left.out
+    assert max(map(len, left.out.splitlines())) <= 80
+
+    again = dgbatch(capfd, "submit", str(tmp_path / "job.yaml"))
+    assert again.code == 0
+    assert "fake: already complete" in again.out
+
+    assert dgbatch(capfd, "verify", "out").out.startswith("in 12 = ok 12 + quarantined 0, missing 0, duplicate 0")
+    answer = dgbatch(capfd, "sql", "out", "select count(*), avg(accepted::int) from completions")
+    assert answer.code == 0
+    assert "12" in answer.out and "0.6667" in answer.out
+    assert dgbatch(capfd, "export", "out", "fake.jsonl").code == 0
+    assert len(Path("fake.jsonl").read_text().splitlines()) == 12
+
+    shutil.move("out", "elsewhere")
+    assert dgbatch(capfd, "status", "elsewhere", "--json").json["state"] == "completed"
+
+
+def test_quarantined_rows_show_in_summary_and_exit_code(tmp_path, capfd, fake, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    left = dgbatch(capfd, "submit", fake_job(tmp_path, ["a", None], output={"duckdb": None}))
+    assert left.code == 3
+    assert "1 ok, 1 quarantined" in left.out
+    assert "out/quarantine/*.parquet" in left.out
+    assert 'dgbatch sql out "select error_code, count(*) from quarantine group by 1"' in left.out
+    assert "null_prompt" in dgbatch(capfd, "sql", "out", "select error_code, count(*) from quarantine group by 1").out
+
+
+def test_new_run_that_fails_resumes_in_its_own_folder(tmp_path, capfd, fake):
+    job = fake_job(tmp_path, ["a", "!die"], retry={"shard_attempts": 1})
+    assert dgbatch(capfd, "submit", job).code == 4
+    left = dgbatch(capfd, "submit", job, "--new-run")
+    assert left.code == 4
+    assert f"resume: dgbatch submit {job} --set output.path={tmp_path}/out-2" in left.err
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("generation.sed=1", "generation.seed"),
+        ("generation.seed=x", "generation.seed"),
+        ("input.path=nowhere.parquet", "nowhere.parquet"),
+        ("prompt.template={{ question }}", "question"),
+        ("output.columns=[colour]", "colour"),
+        ("model.checkpoint=./nowhere", "nowhere"),
+    ],
+)
+def test_wrong_job_is_one_clear_error_and_nothing_is_started(tmp_path, capfd, monkeypatch, override, words):
+    monkeypatch.setattr("dgbatch.runner.driver.run_job", lambda *arguments: pytest.fail("it was started"))
+    job = fake_job(tmp_path, PROMPTS[:4])
+    left = dgbatch(capfd, "submit", job, "--set", override, "--json")
+    assert left.code == 2
+    assert words in left.json["error"]["message"]
+    assert left.err.splitlines()[-1] != ""
+    assert "Traceback" not in left.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_truncated_input_is_refused(tmp_path, capfd):
+    job = fake_job(tmp_path, PROMPTS[:4])
+    file = tmp_path / "prompts.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    left = dgbatch(capfd, "submit", job)
+    assert left.code == 2
+    assert left.err.splitlines()[-1].startswith("error: ") and "prompts.parquet" in left.err
+
+
+def test_output_folder_with_files_of_somebody_else_is_refused_and_untouched(tmp_path, capfd, fake):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("x")
+    left = dgbatch(capfd, "submit", fake_job(tmp_path, PROMPTS[:4]))
+    assert left.code == 2
+    assert "thesis.tex" in left.err
+    assert os.listdir(tmp_path / "out") == ["thesis.tex"]
+
+
+def test_output_path_that_cannot_be_a_folder_is_refused(tmp_path, capfd, fake):
+    left = dgbatch(capfd, "submit", fake_job(tmp_path, PROMPTS[:4]), "--set", "output.path=prompts.parquet/out")
+    assert left.code == 2
+    assert "error: output.path: " in left.err and "Traceback" not in left.err

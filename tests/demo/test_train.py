@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dgbatch.demo import evaluate, train
+from dgbatch.demo.checkpoint_files import answer_ids, prompt_ids
+from dgbatch.demo.tasks import examples
+from dgbatch.demo.train import PORTIONS, Portion
+from dgbatch.engine.weights import load_transformer
+
+SMALL = (
+    Portion("sudoku4", rows=2, clean_tokens=60, canvases=1),
+    Portion("sort", rows=2, clean_tokens=209, canvases=2),
+)
+
+
+def run(out: Path, steps: int = 4, seed: int = 0) -> bytes:
+    """A few steps; returns the checkpoint's weights."""
+    folder = train.train(out, steps, seed, portions=SMALL, compiled=False, say=lambda line: None)
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_equal_seeds_train_equal_weights_and_others_do_not(tmp_path: Path) -> None:
+    first = run(tmp_path / "a")
+    assert first == run(tmp_path / "b")
+    assert first != run(tmp_path / "c", seed=1)
+
+
+def test_training_that_was_cut_short_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(tmp_path / "whole")
+    monkeypatch.setattr(train, "SAVE_EVERY_STEPS", 2)
+    rate = train.learning_rate
+
+    def power_cut(step: int, steps: int) -> float:
+        if step == 3:
+            raise KeyboardInterrupt
+        return rate(step, steps)
+
+    monkeypatch.setattr(train, "learning_rate", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut")
+    assert torch.load(tmp_path / "cut" / "state.pt")["step"] == 2
+    monkeypatch.setattr(train, "learning_rate", rate)
+    assert run(tmp_path / "cut") == whole
+
+
+def test_the_learning_rate_warms_up_and_ends_near_nothing() -> None:
+    rates = [train.learning_rate(step, 1000) for step in range(1000)]
+    assert rates[0] < rates[50] < rates[99]
+    assert max(rates) == pytest.approx(train.LEARNING_RATE, rel=0.05)
+    assert rates[-1] < 1e-5
+
+
+@pytest.mark.parametrize("portion", PORTIONS, ids=lambda portion: portion.task)
+def test_every_example_fits_its_portion(portion: Portion) -> None:
+    for prompt, answer in examples(portion.task, seed=0, rows=500, held_out=False):
+        assert len(prompt_ids(prompt)) + len(answer) + 1 <= portion.clean_tokens
+        assert len(answer_ids(answer)) <= 48 * portion.canvases
+
+
+def test_the_command_trains_and_says_where_the_checkpoint_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train.train, "__defaults__", (SMALL, *train.train.__defaults__[1:]))
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["train", "--out", str(tmp_path), "--steps", "1", "--no-compile", "--threads", str(torch.get_num_threads())],
+    )
+    train.main()
+    said = capsys.readouterr().out
+    assert "step 1/1  denoising/causal loss: sudoku4 " in said
+    assert f"wrote {tmp_path / 'checkpoint'}" in said
+    assert load_transformer(tmp_path / "checkpoint").embedding.dtype == torch.bfloat16
+
+
+def test_the_command_evaluates_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(evaluate, "evaluate", lambda checkpoint, rows: asked.append((checkpoint, rows)))
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "train",
+            "--evaluate",
+            "--rows",
+            "7",
+            "--checkpoint",
+            str(tmp_path),
+            "--threads",
+            str(torch.get_num_threads()),
+        ],
+    )
+    train.main()
+    assert asked == [(tmp_path, 7)]

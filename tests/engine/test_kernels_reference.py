@@ -1,0 +1,206 @@
+"""Each operation of the model against its formula, written out once more in float64 loops or plain algebra.
+
+Tolerances: 2e-6 relative for float32 sums of a few dozen terms; 1e-2 for bfloat16, whose steps are 2^-8.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dgbatch.engine import kernels
+from dgbatch.engine.kernels import reference
+
+ROWS = [1, 2, 3, 8, 17]
+TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def close(ours: Tensor, exact: Tensor) -> None:
+    torch.testing.assert_close(ours.double(), exact.double(), **TOLERANCE)
+
+
+def test_callers_find_every_operation_under_one_name() -> None:
+    for name in kernels.__all__:
+        assert getattr(kernels, name) is getattr(reference, name)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_rms_norm_divides_by_the_root_of_the_mean_square_and_multiplies_by_w(rows: int) -> None:
+    x, w = random(rows, 33) * 5, random(33, seed=1)
+    root = (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    close(reference.rms_norm(x, w, 1e-6), x.double() / root * w.double())
+    close(reference.rms_norm(x, None, 1e-6), x.double() / root)
+
+
+def test_rms_norm_of_zero_is_zero_and_eps_holds_small_rows_down() -> None:
+    assert reference.rms_norm(torch.zeros(2, 8), torch.ones(8), 1e-6).abs().max() == 0
+    close(reference.rms_norm(torch.full((1, 4), 1e-3), None, 1e-6), torch.full((1, 4), 2**-0.5))
+
+
+def test_rms_norm_of_bfloat16_is_computed_in_float32_and_rounded_once() -> None:
+    x, w = random(3, 64).bfloat16(), random(64, seed=1).bfloat16()
+    ours = reference.rms_norm(x, w, 1e-6)
+    assert ours.dtype == torch.bfloat16
+    assert torch.equal(ours, reference.rms_norm(x.float(), w.float(), 1e-6).bfloat16())
+
+
+@pytest.mark.parametrize(("head_dim", "theta", "pairs"), [(256, 1e4, 128), (512, 1e6, 64), (8, 1e4, 4), (16, 1e6, 2)])
+def test_rope_angles_use_the_whole_head_size_and_leave_later_pairs_alone(
+    head_dim: int, theta: float, pairs: int
+) -> None:
+    positions = torch.tensor([0, 1, 7, 1000])
+    cos, sin = reference.rope_angles(positions, head_dim, theta, pairs)
+    assert cos.shape == sin.shape == (4, head_dim)
+    for row, position in enumerate(positions.tolist()):
+        for i in (0, 1, pairs - 1, head_dim // 2 - 1):
+            angle = position * theta ** (-2 * i / head_dim) if i < pairs else 0.0
+            for column in (i, i + head_dim // 2):
+                assert cos[row, column].item() == pytest.approx(math.cos(angle), abs=1e-4)  # float32 angle of 1000
+                assert sin[row, column].item() == pytest.approx(math.sin(angle), abs=1e-4)
+
+
+def test_rope_turns_each_pair_by_its_angle() -> None:
+    x = random(5, 3, 8)
+    cos, sin = reference.rope_angles(torch.arange(5), 8, 100.0, 3)
+    turned = reference.rope(x, cos, sin)
+    for i in range(4):
+        number = torch.complex(x[..., i].double(), x[..., i + 4].double())
+        angle = torch.arange(5).double() * (100.0 ** (-2 * i / 8) if i < 3 else 0.0)
+        expected = number * torch.polar(torch.ones(5).double(), angle)[:, None]
+        close(turned[..., i], expected.real)
+        close(turned[..., i + 4], expected.imag)
+
+
+@given(shift=st.integers(0, 500))
+def test_scores_depend_on_distance_alone(shift: int) -> None:
+    q, k = random(1, 1, 16), random(1, 1, 16, seed=9)
+
+    def score(row: int, key: int) -> float:
+        parts = [
+            reference.rope(x, *reference.rope_angles(torch.tensor([p]), 16, 1e4, 8)) for x, p in ((q, row), (k, key))
+        ]
+        return (parts[0] * parts[1]).sum().item()
+
+    assert score(5 + shift, 2 + shift) == pytest.approx(score(5, 2), abs=2e-3)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_is_an_unscaled_softmax_over_the_keys_a_row_may_see(kv_heads: int, masked: bool) -> None:
+    rows, keys, heads, size = 5, 7, 4, 8
+    q, k, v = random(rows, heads, size), random(keys, kv_heads, size, seed=1), random(keys, kv_heads, size, seed=2)
+    mask = torch.arange(keys) <= torch.arange(rows)[:, None] + 1 if masked else None
+    ours = reference.attention(q, k, v, mask)
+    for row in range(rows):
+        seen = mask[row] if mask is not None else torch.ones(keys, dtype=torch.bool)
+        for head in range(heads):
+            group = head // (heads // kv_heads)
+            scores = k[seen, group].double() @ q[row, head].double()
+            close(ours[row, head], scores.softmax(0) @ v[seen, group].double())
+
+
+def test_attention_of_a_batch_is_that_of_each_alone() -> None:
+    q, k, v = random(3, 5, 4, 8), random(3, 6, 2, 8, seed=1), random(3, 6, 2, 8, seed=2)
+    together = reference.attention(q, k, v)
+    for index in range(3):
+        close(together[index], reference.attention(q[index], k[index], v[index]))
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_gated_mlp_multiplies_gelu_of_gate_by_up(rows: int) -> None:
+    x, gate, up, down = random(rows, 12), random(20, 12, seed=1), random(20, 12, seed=2), random(12, 20, seed=3)
+    wide = [tensor.double() for tensor in (x, gate, up, down)]
+    exact = (gelu_tanh(wide[0] @ wide[1].T) * (wide[0] @ wide[2].T)) @ wide[3].T
+    torch.testing.assert_close(reference.gated_mlp(x, gate, up, down).double(), exact, atol=1e-4, rtol=1e-5)
+
+
+def test_router_picks_the_likeliest_experts_and_shares_one_among_them_before_their_scales() -> None:
+    x, proj, scale, own = random(9, 16) * 3, random(6, 16, seed=1), random(16, seed=2), random(6, seed=3)
+    weights, index = reference.route(x, proj, scale, own, 2, 1e-6)
+    assert weights.dtype == torch.float32
+    for row in range(9):
+        wide = x[row].double()
+        normed = wide / (wide.square().mean() + 1e-6).sqrt() * scale.double() / 16**0.5
+        p = (proj.double() @ normed).softmax(0)
+        best = p.argsort(descending=True)[:2]
+        assert index[row].tolist() == best.tolist()
+        close(weights[row], p[best] / p[best].sum() * own[best].double())
+
+
+def experts_exact(x: Tensor, weights: Tensor, index: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    x, weights, gate_up, down = (tensor.double() for tensor in (x, weights, gate_up, down))
+    out = torch.zeros_like(x)
+    for row in range(len(x)):
+        for slot in range(index.shape[1]):
+            expert = index[row, slot]
+            gate, up = (gate_up[expert] @ x[row]).chunk(2)
+            out[row] += weights[row, slot] * (down[expert] @ (gelu_tanh(gate) * up))
+    return out
+
+
+@st.composite
+def expert_calls(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows, count = draw(st.sampled_from(ROWS)), draw(st.integers(1, 12))
+    chosen, seed = draw(st.integers(1, min(4, count))), draw(st.integers(0, 1000))
+    generator = torch.Generator().manual_seed(seed)
+    crowd = draw(st.integers(chosen, count))  # experts past these receive no row
+    index = torch.rand(rows, crowd, generator=generator).argsort(-1)[:, :chosen]
+    x, weights = torch.randn(rows, 10, generator=generator), torch.rand(rows, chosen, generator=generator)
+    gate_up = torch.randn(count, 14, 10, generator=generator) / 3
+    return x, weights, index, gate_up, torch.randn(count, 10, 7, generator=generator) / 3
+
+
+@settings(max_examples=40)
+@given(call=expert_calls())
+def test_experts_add_up_what_each_chosen_one_makes_of_a_row(call: tuple[Tensor, ...]) -> None:
+    exact = experts_exact(*call)
+    for ours in (reference.experts, reference._experts_dense, reference._experts_gathered):
+        torch.testing.assert_close(ours(*call).double(), exact, atol=1e-5, rtol=1e-4)
+
+
+def test_few_experts_are_run_dense_and_many_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "_experts_dense", lambda *call: "dense")
+    monkeypatch.setattr(reference, "_experts_gathered", lambda *call: "gathered")
+    for count, way in ((2, "dense"), (reference.DENSE_EXPERTS, "dense"), (reference.DENSE_EXPERTS + 1, "gathered")):
+        nothing = torch.zeros(1)
+        assert reference.experts(nothing, nothing, nothing, torch.zeros(count, 2, 2), nothing) == way
+
+
+def test_experts_keep_the_rows_dtype() -> None:
+    index = torch.tensor([[0, 2], [1, 0], [2, 1]])
+    call = random(3, 8), random(3, 2).abs(), index, random(3, 12, 8) / 3, random(3, 8, 6) / 3
+    exact = experts_exact(*call)
+    x, weights, index, gate_up, down = call
+    narrow = x.bfloat16(), weights, index, gate_up.bfloat16(), down.bfloat16()
+    for ours in (reference._experts_dense(*narrow), reference._experts_gathered(*narrow)):
+        assert ours.dtype == torch.bfloat16
+        torch.testing.assert_close(ours.double(), exact, atol=5e-2, rtol=5e-2)
+
+
+def test_softcap_bounds_the_logits_and_leaves_small_ones_alone() -> None:
+    logits = torch.tensor([0.0, 0.01, 15.0, -40.0, 1e4])
+    close(reference.softcap(logits, 30.0), 30 * torch.tanh(logits.double() / 30))
+    assert reference.softcap(logits.bfloat16(), 30.0).dtype == torch.float32
+    assert reference.softcap(logits, 30.0).abs().max() <= 30
+
+
+def test_soft_embeddings_are_the_mean_embedding_under_the_softmax() -> None:
+    z, embedding = random(2, 3, 40) * 4, random(40, 8, seed=1)
+    close(reference.soft_embeddings(z, embedding), z.double().softmax(-1) @ embedding.double())
+    sure = torch.full((1, 1, 40), -1000.0)
+    sure[..., 7] = 1000.0
+    assert torch.equal(reference.soft_embeddings(sure, embedding)[0, 0], embedding[7])
+    assert reference.soft_embeddings(z, embedding.bfloat16()).dtype == torch.bfloat16

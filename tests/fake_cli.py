@@ -1,0 +1,13 @@
+"""`python -m tests.fake_cli ...` is `dgbatch ...` with the fake engine, for tests that need a process to kill."""
+
+from __future__ import annotations
+
+import functools
+
+from dgbatch.cli import main
+from dgbatch.runner import submit as steps
+from tests.fake_engine import PATH
+
+if __name__ == "__main__":
+    steps.submit = functools.partial(steps.submit, engine=PATH)  # type: ignore[assignment]
+    main()

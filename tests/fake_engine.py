@@ -1,0 +1,166 @@
+"""An engine for tests of the runner: it reverses its prompt, needs no torch, and does what the prompt tells it to.
+
+A prompt may hold orders: `!die` ends the process, `!die=FILE` only while FILE does not exist (it makes it),
+`!hang=FILE` stands still in the same way, `!fatal` raises, `!reject` rejects the row, `!steps=N` takes N steps. The
+checkpoint is a folder with `fake.json`: {"step_s": seconds per step, "load_s": ..., "load_error": a checkpoint error,
+"load_crash": an exception, "load_exit": an exit code, "checksum": ...}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dgbatch.errors import CheckpointError
+from dgbatch.records import Completion, EngineConfig, EngineStats, Prompt, Rejection
+
+PATH = "tests.fake_engine:FakeEngine"
+
+
+def fake_checkpoint(folder: Path, **settings: object) -> str:
+    """A folder that FakeEngine.load takes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "fake.json").write_text(json.dumps(settings))
+    return str(folder)
+
+
+@dataclass
+class _Canvas:
+    prompt: Prompt
+    text: str
+    steps_left: int
+    steps: int
+
+
+class FakeEngine:
+    def __init__(self, config: EngineConfig, settings: dict):
+        self.config = config
+        self.stats = EngineStats()
+        self.model_checksum: str = settings.get("checksum", "fake")
+        self.device_name = "fake"
+        self._step_s: float = settings.get("step_s", 0.0)
+
+    @classmethod
+    def load(
+        cls, checkpoint: str, config: EngineConfig, revision: str | None = None, local_only: bool = False
+    ) -> FakeEngine:
+        file = Path(checkpoint) / "fake.json"
+        settings = json.loads(file.read_text()) if file.exists() else {}
+        time.sleep(settings.get("load_s", 0.0))
+        if "load_error" in settings:
+            raise CheckpointError(settings["load_error"])
+        if "load_crash" in settings:
+            raise RuntimeError(settings["load_crash"])
+        if "load_exit" in settings:
+            os._exit(settings["load_exit"])
+        return cls(config, settings)
+
+    def generate(self, prompts: Iterable[Prompt | None]) -> Iterator[Completion | Rejection]:
+        waiting: Iterator[Prompt | None] | None = iter(prompts)
+        flying: list[_Canvas] = []
+        while waiting or flying:
+            while waiting and len(flying) < self.config.canvases:
+                prompt = next(waiting, StopIteration)
+                if prompt is StopIteration:
+                    waiting = None
+                    break
+                if prompt is None:
+                    break
+                assert isinstance(prompt, Prompt)
+                self.stats.prompts += 1
+                text = prompt.messages[-1]["content"]
+                if "!reject" in text:
+                    self.stats.rejections += 1
+                    yield Rejection(prompt.id, prompt.sample, "prompt_too_long", "the prompt says so")
+                    continue
+                steps = int(order[1]) if (order := re.search(r"!steps=(\d+)", text)) else 1 + prompt.noise_key % 3
+                flying.append(_Canvas(prompt, text, steps, steps))
+            if not flying:
+                continue
+            time.sleep(self._step_s)
+            self.stats.passes += 1
+            self.stats.denoise_steps += len(flying)
+            for canvas in flying:
+                _obey(canvas.text)
+                canvas.steps_left -= 1
+            for canvas in [canvas for canvas in flying if canvas.steps_left == 0]:
+                flying.remove(canvas)
+                completion = reversed_prompt(canvas.prompt, canvas.steps)
+                self.stats.canvases += 1
+                self.stats.tokens += completion.tokens
+                self.stats.prompt_tokens += completion.prompt_tokens
+                yield completion
+
+
+def reversed_prompt(prompt: Prompt, steps: int = 1) -> Completion:
+    """What this engine makes of a prompt, whatever it ran beside."""
+    text = prompt.messages[-1]["content"][::-1]
+    return Completion(
+        id=prompt.id,
+        sample=prompt.sample,
+        text=text,
+        thinking="hm" if prompt.thinking else None,
+        finish_reason="end_of_turn",
+        token_ids=(*text.encode(), prompt.noise_key % 1000, 1),
+        prompt_tokens=len(text),
+        canvases=1,
+        denoise_steps=steps,
+        noise_key=prompt.noise_key,
+    )
+
+
+def _obey(text: str) -> None:
+    if (order := re.search(r"!die(?:=(\S+))?", text)) and (not order[1] or _first_time(order[1])):
+        os._exit(17)
+    if (order := re.search(r"!hang=(\S+)", text)) and _first_time(order[1]):
+        time.sleep(3600)
+    if "!fatal" in text:
+        raise RuntimeError("fake device error")
+
+
+def _first_time(file: str) -> bool:
+    try:
+        Path(file).touch(exist_ok=False)
+        return True
+    except FileExistsError:
+        return False
+
+
+def fake_job(
+    folder: Path, prompts: Sequence[str | None], settings: Mapping[str, object] | None = None, **blocks: object
+) -> str:
+    """A job file on these prompts for the fake engine; the answers are right for every prompt but each third."""
+    folder.mkdir(parents=True, exist_ok=True)
+    answers = [None if text is None else text[::-1] if i % 3 else "wrong" for i, text in enumerate(prompts)]
+    table = pa.table(
+        {
+            "id": [f"r{i:04d}" for i in range(len(prompts))],
+            "prompt": pa.array(prompts, pa.string()),
+            "answer": pa.array(answers, pa.string()),
+        }
+    )
+    pq.write_table(table, folder / "prompts.parquet", row_group_size=64)
+    job: dict[str, object] = {
+        "version": 1,
+        "name": "fake",
+        "model": {"checkpoint": fake_checkpoint(folder / "checkpoint", **(settings or {}))},
+        "input": {"path": "prompts.parquet", "id": "id"},
+        "prompt": {"template": "{{ prompt }}"},
+        "accept": {"rules": [{"equals": "answer"}]},
+        "output": {"path": "out", "columns": ["answer"]},
+        "workers": {"count": 1, "canvases": 4, "shard_rows": 8},
+    }
+    for name, block in blocks.items():
+        had = job.get(name)
+        job[name] = {**had, **block} if isinstance(had, dict) and isinstance(block, dict) else block
+    file = folder / "job.yaml"
+    file.write_text(json.dumps(job))  # JSON is YAML
+    return str(file)

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dgbatch.errors import CheckpointError, InputError, OutputError, RunCancelled, RunFailed
+from dgbatch.runner import submit as steps
+from dgbatch.runner.progress import Progress
+from dgbatch.runner.run_folder import Run
+from dgbatch.runner.status import status_of
+from dgbatch.runner.submit import Submitted
+from dgbatch.runner.verify import verify
+from tests.fake_engine import PATH, fake_job
+from tests.local_ray import local_ray
+
+__all__ = ["local_ray"]
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def submit(job: str, *overrides: str, **options) -> Submitted:
+    return steps.submit(job, overrides, engine=PATH, **options)
+
+
+def rows(run: Run) -> dict[tuple[str, int], dict]:
+    """The dataset by (id, sample), as a plain glob over data/ finds it."""
+    tables = [pq.read_table(path) for path in Path(run.path, "data").glob("*.parquet")]
+    return {(row["id"], row["sample"]): row for row in pa.concat_tables(tables).to_pylist()}
+
+
+def events(run: Run, kind: str) -> list[dict]:
+    return [event for event in run.events() if event["kind"] == kind]
+
+
+PROMPTS = [f"prompt {i}" for i in range(40)]
+
+
+def test_job_becomes_a_verified_dataset(tmp_path):
+    seen: list[Progress] = []
+    done = submit(fake_job(tmp_path, PROMPTS), on_progress=seen.append)
+    assert done.exit_code == 0
+    assert (done.status.state, done.status.tally.ok, done.status.tally.shards) == ("completed", 40, 5)
+    assert done.status.tally.accepted == 26
+    assert done.verification.holds
+    assert Path(done.run.path, "_SUCCESS").exists()
+    assert {key: row["text"] for key, row in rows(done.run).items()} == {
+        (f"r{i:04d}", 0): prompt[::-1] for i, prompt in enumerate(PROMPTS)
+    }
+    assert {progress.state for progress in seen} == {"validating", "in_progress", "finalizing"}
+    assert [event["kind"] for event in done.run.events()][-1] == "completed"
+
+
+def test_complete_job_submitted_again_starts_nothing(tmp_path):
+    job = fake_job(tmp_path, PROMPTS[:4], workers={"count": 2})
+    first = submit(job)
+    assert [event["worker"] for event in events(first.run, "worker_ready")] == ["w0"]  # one shard needs one worker
+    again = steps.submit(job, engine="no_such_engine:Engine")
+    assert again.was_complete
+    assert again.exit_code == 0
+    assert again.status.tally == first.status.tally
+
+
+def test_changed_job_is_refused_with_what_changed_unless_it_is_a_new_run(tmp_path):
+    job = fake_job(tmp_path, PROMPTS[:4])
+    first = submit(job)
+    with pytest.raises(OutputError, match=r"generation\.seed: 0 -> 7"):
+        submit(job, "generation.seed=7")
+    second = submit(job, "generation.seed=7", new_run=True)
+    third = submit(job, "generation.seed=7", new_run=True)
+    assert [run.run.path for run in (second, third)] == [f"{first.run.path}-2", f"{first.run.path}-3"]
+    assert rows(second.run)["r0000", 0]["noise_key"] != rows(first.run)["r0000", 0]["noise_key"]
+    assert rows(second.run) == rows(third.run)
+
+
+def test_changed_input_is_refused_with_the_file_that_changed(tmp_path):
+    submit(fake_job(tmp_path, PROMPTS[:4]))
+    with pytest.raises(OutputError, match=r"prompts\.parquet: 4 -> 5 rows"):
+        submit(fake_job(tmp_path, PROMPTS[:5]))
+
+
+def test_quarantined_rows_end_in_exit_code_3_now_and_when_asked_again(tmp_path):
+    job = fake_job(tmp_path, ["fine", None, "!reject", "good"])
+    assert submit(job).exit_code == 3
+    assert submit(job).exit_code == 3
+
+
+def test_killed_worker_costs_nothing_but_its_attempt(tmp_path):
+    killed: list[int] = []
+
+    def kill_once(progress: Progress) -> None:
+        if progress.workers and progress.shards_done and not killed:
+            where = events(Run.open(progress.path), "worker_ready")[-1]["where"]
+            killed.append(int(where.split(":")[1]))
+            os.kill(killed[0], signal.SIGKILL)
+
+    plain = submit(fake_job(tmp_path / "plain", PROMPTS))
+    job = fake_job(tmp_path / "killed", PROMPTS, {"step_s": 0.1}, workers={"count": 2})
+    done = submit(job, on_progress=kill_once)
+    assert killed
+    assert events(done.run, "worker_lost")[0]["shards"]
+    survived = rows(done.run)
+    assert {row["attempt"] for row in survived.values()} == {1, 2}
+    for key, row in rows(plain.run).items():
+        assert {**row, "attempt": 0} == {**survived[key], "attempt": 0}
+
+
+def test_row_that_kills_its_worker_once_is_tried_again(tmp_path):
+    prompts = [*PROMPTS[:20], f"!die={tmp_path / 'died'}"]
+    done = submit(fake_job(tmp_path, prompts))
+    assert (tmp_path / "died").exists()
+    assert done.exit_code == 0
+    assert rows(done.run)["r0020", 0]["attempt"] == 2
+
+
+def test_shard_that_always_kills_its_worker_fails_the_run_by_name_and_costs_no_other(tmp_path):
+    prompts = [*PROMPTS[:10], "!die", *PROMPTS[10:30]]
+    job = fake_job(tmp_path, prompts, retry={"shard_attempts": 2})
+    with pytest.raises(RunFailed, match=r"shard 1 \(prompts\.parquet, row group 0, rows 8 to 15\) failed [23] times"):
+        submit(job)
+    run = Run.open(str(tmp_path / "out"))
+    assert [commit.shard for commit in run.commits()] == [0, 2, 3]
+    status = status_of(run)
+    assert (status.state, status.exit_code, status.workers) == ("failed", 4, 0)
+    assert "shard 1" in status.reason
+
+
+def test_engine_that_fails_is_named_as_the_reason(tmp_path):
+    with pytest.raises(RunFailed, match="fake device error"):
+        submit(fake_job(tmp_path, ["fine", "!fatal"], retry={"shard_attempts": 1}))
+
+
+def test_worker_that_stands_still_is_replaced(tmp_path):
+    prompts = [*PROMPTS[:8], f"!hang={tmp_path / 'hung'}"]
+    done = submit(fake_job(tmp_path, prompts, retry={"stall_timeout_s": 1.5}))
+    assert done.exit_code == 0
+    assert "made no step for 1.5 s" in events(done.run, "worker_lost")[0]["reason"]
+
+
+def test_too_many_quarantined_rows_fail_the_run(tmp_path):
+    job = fake_job(tmp_path, ["fine", None, None, "good"], retry={"max_failed_ratio": 0.25})
+    with pytest.raises(RunFailed, match="2 of 4 rows are quarantined"):
+        submit(job)
+    with pytest.raises(RunFailed, match="2 of 4 rows are quarantined"):
+        submit(job)
+    assert submit(job, "retry.max_failed_ratio=0.5").exit_code == 3
+
+
+def test_checkpoint_that_a_worker_cannot_load_is_that_error_and_leaves_no_run(tmp_path):
+    job = fake_job(tmp_path, PROMPTS[:4], {"load_error": "tensor model.norm.weight is missing"})
+    with pytest.raises(CheckpointError, match=r"^tensor model\.norm\.weight is missing$"):
+        submit(job)
+    assert not (tmp_path / "out").exists()
+
+
+def test_worker_that_crashes_while_loading_is_tried_three_times(tmp_path):
+    job = fake_job(tmp_path, PROMPTS[:4], {"load_crash": "CUDA out of memory"})
+    with pytest.raises(RunFailed, match=r"3 workers in a row .*CUDA out of memory"):
+        submit(job)
+
+
+def test_process_that_dies_while_loading_is_tried_three_times(tmp_path):
+    with pytest.raises(RunFailed, match=r"3 workers in a row .*the process of worker w0 died"):
+        submit(fake_job(tmp_path, PROMPTS[:4], {"load_exit": 9}))
+
+
+def test_worker_with_another_model_than_the_run_is_refused(tmp_path, monkeypatch):
+    model = {"checkpoint": "x", "revision": None, "checksum": "feedfacefeedface"}
+    monkeypatch.setattr(steps, "describe_model", lambda spec, engine: model)
+    with pytest.raises(OutputError, match=r"feedfacefeed, and worker w0 found fake"):
+        submit(fake_job(tmp_path, PROMPTS[:4]))
+
+
+def test_resumed_run_with_changed_checkpoint_files_is_refused(tmp_path, monkeypatch):
+    job = fake_job(tmp_path, [*PROMPTS[:8], "!die"], {"checksum": "aaaa"}, retry={"shard_attempts": 1})
+    model = {"checkpoint": "x", "revision": None, "checksum": "aaaa"}
+    monkeypatch.setattr(steps, "describe_model", lambda spec, engine: dict(model))
+    with pytest.raises(RunFailed):
+        submit(job)
+    model["checksum"] = "bbbb"
+    with pytest.raises(OutputError, match="started with other files of the checkpoint"):
+        submit(job)
+
+
+def test_stop_signal_drains_and_the_next_submit_resumes(tmp_path):
+    raised: list[int] = []
+
+    def press_ctrl_c(progress: Progress) -> None:
+        if progress.shards_done and not raised:
+            raised.append(progress.shards_done)
+            signal.raise_signal(signal.SIGINT)
+
+    job = fake_job(tmp_path, PROMPTS, {"step_s": 0.1})
+    with pytest.raises(RunCancelled, match="of 5 shards committed"):
+        submit(job, on_progress=press_ctrl_c)
+    run = Run.open(str(tmp_path / "out"))
+    assert status_of(run).state == "cancelled"
+    before = {commit.shard: commit for commit in run.commits()}
+    assert len(before) > raised[0]  # the shards at work were let finish
+    done = submit(job)
+    after = {commit.shard: commit for commit in done.run.commits()}
+    assert done.rows_before == 8 * len(before)
+    assert {shard: after[shard] for shard in before} == before
+    assert verify(done.run).holds
+
+
+def test_second_stop_signal_does_not_wait_for_the_shards_at_work(tmp_path):
+    def press_twice(progress: Progress) -> None:
+        if progress.workers and not progress.note:
+            signal.raise_signal(signal.SIGINT)
+        if "stopping" in progress.note:
+            signal.raise_signal(signal.SIGTERM)
+
+    started = time.monotonic()
+    with pytest.raises(RunCancelled):
+        submit(fake_job(tmp_path, ["!steps=9999 x"] * 8, {"step_s": 0.05}), on_progress=press_twice, drain_s=60)
+    assert time.monotonic() - started < 30
+
+
+def test_drain_has_a_limit(tmp_path):
+    def press(progress: Progress) -> None:
+        if progress.workers and not progress.note:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(RunCancelled, match="0 of 1 shards"):
+        submit(fake_job(tmp_path, ["!steps=9999 x"] * 8, {"step_s": 0.05}), on_progress=press, drain_s=0.5)
+
+
+def test_keyboard_interrupt_outside_of_the_loop_is_a_cancelled_run(tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "run_job", interrupted)
+    with pytest.raises(RunCancelled, match="interrupted"):
+        submit(fake_job(tmp_path, PROMPTS[:4]))
+    assert status_of(Run.open(str(tmp_path / "out"))).state == "cancelled"
+
+
+def test_arrow_files_and_a_duckdb_file_come_out_as_asked(tmp_path):
+    path = tmp_path / "db" / "answers.duckdb"
+    job = fake_job(tmp_path, PROMPTS[:12], output={"format": "arrow", "duckdb": str(path)})
+    done = submit(job)
+    (first, second) = sorted(Path(done.run.path, "data").glob("*.arrow"))
+    assert pa.ipc.open_file(first).read_all().num_rows + pa.ipc.open_file(second).read_all().num_rows == 12
+    with contextlib.closing(duckdb.connect(str(path), read_only=True)) as connection:
+        assert connection.execute("select count(*) from completions").fetchone() == (12,)
+    path.unlink()
+    assert submit(job).was_complete
+    assert path.exists()
+
+
+def test_input_that_vanishes_while_the_job_runs_is_named_as_the_reason(tmp_path, monkeypatch):
+    job = fake_job(tmp_path, PROMPTS[:4], retry={"shard_attempts": 2})
+    plan = steps.make_plan
+
+    def plan_then_vanish(spec):
+        made = plan(spec)
+        Path(spec.input.path).unlink()
+        return made
+
+    monkeypatch.setattr(steps, "make_plan", plan_then_vanish)
+    with pytest.raises(RunFailed, match=r"failed 2 times.*prompts\.parquet"):
+        submit(job)
+    monkeypatch.undo()
+    with pytest.raises(InputError):
+        submit(job)
+
+
+def test_dataset_that_does_not_hold_is_never_called_complete(tmp_path, monkeypatch):
+    def damaged(run):
+        next(Path(run.path, "data").glob("*.parquet")).unlink()
+        return verify(run)
+
+    monkeypatch.setattr(steps, "verify", damaged)
+    with pytest.raises(RunFailed, match="does not hold"):
+        submit(fake_job(tmp_path, PROMPTS[:4]))
+    assert not (tmp_path / "out" / "_SUCCESS").exists()

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from dgbatch.errors import CheckpointError
+from dgbatch.records import EngineConfig
+from dgbatch.runner import worker as module
+from dgbatch.runner.commits import Commit
+from dgbatch.runner.plan import Plan, make_plan
+from dgbatch.runner.spec import JobSpec, load_job
+from dgbatch.runner.worker import Report, Worker, describe_model
+from tests.fake_engine import PATH, fake_job
+
+LIMIT_S = 20.0
+
+
+def started(job: str, engine: str = PATH, *overrides: str) -> tuple[Worker, Plan, JobSpec]:
+    spec = load_job(job, overrides)
+    plan = make_plan(spec)
+    config = EngineConfig(canvases=spec.workers.canvases)
+    return Worker("w0", spec, plan.schema, spec.output.path, config, engine), plan, spec
+
+
+def wait_for(worker: Worker, done, shards=(), closing: bool = False) -> Report:
+    """Give shards and exchange until the test is content; receipts and failures of all reports are in the last."""
+    receipts: list[Commit] = []
+    failures: list = []
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        report, shards = worker.exchange(shards, closing), ()
+        receipts += report.receipts
+        failures += report.failures
+        if done(report, receipts, failures):
+            return Report(**{**{f: getattr(report, f) for f in Report.__dataclass_fields__},
+                             "receipts": tuple(receipts), "failures": tuple(failures)})  # fmt: skip
+    raise AssertionError(f"nothing in {LIMIT_S} s: {report}")
+
+
+def loaded(report: Report, receipts: list, failures: list) -> bool:
+    return report.loaded
+
+
+def test_shard_comes_back_as_a_file_in_input_order_and_a_receipt(tmp_path):
+    prompts = [f"row {i} !steps={5 - i % 5}" for i in range(8)]
+    worker, plan, spec = started(fake_job(tmp_path, prompts))
+    wait_for(worker, loaded)
+    report = wait_for(worker, lambda report, receipts, failures: receipts, [(plan.shards[0], 1)])
+    (receipt,) = report.receipts
+    assert (receipt.shard, receipt.ok, receipt.quarantined, receipt.worker) == (0, 8, 0, "w0")
+    assert receipt.accepted == 5  # rows 0, 3 and 6 have a wrong answer in the input
+    table = pq.read_table(Path(spec.output.path, receipt.data.name))
+    assert table["id"].to_pylist() == [f"r{i:04d}" for i in range(8)]
+    assert table["text"].to_pylist() == [prompt[::-1] for prompt in prompts]
+    assert table["attempt"].to_pylist() == [1] * 8
+    assert receipt.tokens == sum(table["tokens"].to_pylist())
+    assert receipt.denoise_steps == sum(5 - i % 5 for i in range(8))
+
+
+def test_samples_follow_their_row_and_differ_in_noise(tmp_path):
+    worker, plan, spec = started(fake_job(tmp_path, ["a", "b"], generation={"samples": 3}))
+    wait_for(worker, loaded)
+    (receipt,) = wait_for(worker, lambda report, receipts, failures: receipts, [(plan.shards[0], 1)]).receipts
+    table = pq.read_table(Path(spec.output.path, receipt.data.name))
+    assert table["id"].to_pylist() == ["r0000"] * 3 + ["r0001"] * 3
+    assert table["sample"].to_pylist() == [0, 1, 2] * 2
+    assert len(set(table["noise_key"].to_pylist())) == 6
+
+
+def test_bad_rows_are_quarantined_with_their_reason_and_the_rest_goes_on(tmp_path):
+    worker, plan, spec = started(fake_job(tmp_path, ["good", None, "!reject", " ", "fine"]))
+    wait_for(worker, loaded)
+    (receipt,) = wait_for(worker, lambda report, receipts, failures: receipts, [(plan.shards[0], 2)]).receipts
+    assert (receipt.ok, receipt.quarantined) == (2, 3)
+    table = pq.read_table(Path(spec.output.path, receipt.quarantine.name))
+    assert table["id"].to_pylist() == ["r0001", "r0002", "r0003"]
+    assert table["error_code"].to_pylist() == ["null_prompt", "prompt_too_long", "empty_prompt"]
+    assert table["attempts"].to_pylist() == [2, 2, 2]
+    assert table["prompt"].to_pylist() == [None, "!reject", " "]
+
+
+def test_shard_of_bad_rows_alone_has_no_data_file(tmp_path):
+    worker, plan, _ = started(fake_job(tmp_path, [None, None]))
+    wait_for(worker, loaded)
+    (receipt,) = wait_for(worker, lambda report, receipts, failures: receipts, [(plan.shards[0], 1)]).receipts
+    assert receipt.data is None
+    assert receipt.quarantine.rows == 2
+
+
+def test_loaded_worker_wants_rows_until_it_has_enough_for_its_canvases_twice(tmp_path):
+    worker, plan, _ = started(fake_job(tmp_path, ["!steps=500 x"] * 64, {"step_s": 0.02}))
+    assert wait_for(worker, loaded).wants_rows == 8  # 4 canvases, twice
+    first = worker.exchange([(plan.shards[0], 1)])
+    assert first.wants_rows <= 4  # 4 of its 8 rows are in the engine at most
+    assert worker.exchange([(plan.shards[1], 1)]).wants_rows == 0
+
+
+def test_shards_are_worked_on_across_their_borders(tmp_path):
+    """The second shard begins while one slow row of the first is still in the engine."""
+    worker, plan, _ = started(fake_job(tmp_path, ["!steps=60 slow"] + ["fast"] * 15, {"step_s": 0.02}))
+    wait_for(worker, loaded)
+    report = wait_for(
+        worker, lambda report, receipts, failures: len(receipts) == 2, [(plan.shards[0], 1), (plan.shards[1], 1)]
+    )
+    assert [receipt.shard for receipt in report.receipts] == [1, 0]
+
+
+def test_missing_input_file_fails_its_shard_and_not_the_worker(tmp_path):
+    worker, plan, spec = started(fake_job(tmp_path, ["a"] * 16))
+    wait_for(worker, loaded)
+    file = Path(spec.input.path)
+    file.rename(file.with_suffix(".gone"))
+    report = wait_for(worker, lambda report, receipts, failures: failures, [(plan.shards[0], 1)])
+    assert [failure.shard for failure in report.failures] == [0]
+    assert "prompts.parquet" in str(report.failures[0])
+    file.with_suffix(".gone").rename(file)
+    assert wait_for(worker, lambda report, receipts, failures: receipts, [(plan.shards[0], 2)]).receipts[0].ok == 8
+
+
+def test_shard_that_cannot_be_written_is_a_failure_of_that_shard(tmp_path, monkeypatch):
+    worker, plan, _ = started(fake_job(tmp_path, ["a"] * 4))
+    wait_for(worker, loaded)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_shard", full)
+    report = wait_for(worker, lambda report, receipts, failures: failures, [(plan.shards[0], 1)])
+    assert report.failures[0].shard == 0
+    assert "No space left" in report.failures[0].message
+
+
+def test_engine_that_raises_is_told_as_fatal(tmp_path):
+    worker, plan, _ = started(fake_job(tmp_path, ["fine", "!fatal"]))
+    wait_for(worker, loaded)
+    report = wait_for(worker, lambda report, receipts, failures: report.fatal, [(plan.shards[0], 1)])
+    assert str(report.fatal) == "RuntimeError: fake device error"
+    assert report.loaded
+
+
+def test_checkpoint_error_is_told_before_anything_is_loaded(tmp_path):
+    worker, _, _ = started(fake_job(tmp_path, ["a"], {"load_error": "tensor model.x is missing"}))
+    report = wait_for(worker, lambda report, receipts, failures: report.fatal)
+    assert not report.loaded
+    assert (report.fatal.kind, report.fatal.message) == ("CheckpointError", "tensor model.x is missing")
+
+
+def test_engine_package_that_is_not_installed_is_named_with_the_fix(tmp_path):
+    worker, _, _ = started(fake_job(tmp_path, ["a"]), "no_such_engine:Engine")
+    report = wait_for(worker, lambda report, receipts, failures: report.fatal)
+    assert report.fatal.kind == "CheckpointError"
+    assert "no_such_engine" in report.fatal.message and "pip install 'dgbatch[engine]'" in report.fatal.message
+
+
+def test_closing_worker_finishes_what_it_has_and_wants_no_more(tmp_path):
+    worker, plan, _ = started(fake_job(tmp_path, ["a"] * 8))
+    wait_for(worker, loaded)
+    report = wait_for(worker, lambda report, receipts, failures: receipts, [(plan.shards[0], 1)], closing=True)
+    assert report.wants_rows == 0
+    assert report.fatal is None
+
+
+def test_heartbeat_moves_while_rows_are_denoised(tmp_path):
+    worker, plan, _ = started(fake_job(tmp_path, ["!steps=1000 x"], {"step_s": 0.01}))
+    before = wait_for(worker, loaded).heartbeat
+    assert (
+        wait_for(
+            worker, lambda report, receipts, failures: report.heartbeat > before + 2, [(plan.shards[0], 1)]
+        ).open_rows
+        == 0
+    )
+
+
+def checkpoint(folder: Path) -> str:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "diffusion_gemma"}))
+    (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    return str(folder)
+
+
+def test_model_is_described_by_the_checksum_of_its_files(tmp_path):
+    folder = checkpoint(tmp_path / "model")
+    job = fake_job(tmp_path, ["a"], model={"checkpoint": folder})
+    before = describe_model(load_job(job))
+    assert before["checkpoint"] == folder and len(before["checksum"]) == 64
+    Path(folder, "config.json").write_text("{}")
+    assert describe_model(load_job(job))["checksum"] != before["checksum"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: folder.rename(folder.with_name("elsewhere")), "no folder"),
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "safetensors"),
+    ],
+)
+def test_damaged_checkpoint_is_refused_before_anything_starts(tmp_path, damage, words):
+    folder = checkpoint(tmp_path / "model")
+    job = fake_job(tmp_path, ["a"], model={"checkpoint": folder})
+    damage(Path(folder))
+    with pytest.raises(CheckpointError, match=words):
+        describe_model(load_job(job))
+
+
+def test_missing_torch_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    job = fake_job(tmp_path, ["a"], model={"checkpoint": checkpoint(tmp_path / "model")})
+    found = module.importlib.util.find_spec
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
+    with pytest.raises(CheckpointError, match=r"'torch'.*pip install 'dgbatch\[engine\]'"):
+        describe_model(load_job(job))

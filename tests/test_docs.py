@@ -1,0 +1,67 @@
+"""What the documents say is what the code does."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def generator():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["job.md", "cli.md"])
+def test_golden_reference_page_is_what_the_code_says(page: str, update_golden: bool) -> None:
+    written = generator().PAGES[page]()
+    if update_golden:
+        (ROOT / "docs" / page).write_text(written, encoding="utf-8")
+    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == written, "run: just golden"
+
+
+def where_things_are() -> list[tuple[str, str]]:
+    """(file, symbol) of the README's table."""
+    rows = re.findall(
+        r"^\| [^|]+\? \| `([\w/.]+\.py)` \| `([\w.]+)` \|$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    return [(file, symbol) for file, symbol in rows]
+
+
+def test_readme_table_has_rows() -> None:
+    assert len(where_things_are()) >= 8
+
+
+@pytest.mark.parametrize(("file", "symbol"), where_things_are())
+def test_every_file_and_symbol_of_the_readme_exists(file: str, symbol: str) -> None:
+    names: set[str] = set()
+    for node in ast.parse((ROOT / "dgbatch" / file).read_text()).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+        if isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    assert symbol in names
+
+
+def test_paths_that_documents_name_exist() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_recipes_that_documents_name_exist() -> None:
+    recipes = set(re.findall(r"^([a-z][a-z-]*)[^:=\n]*:(?!=)", (ROOT / "justfile").read_text(), re.MULTILINE))
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for recipe in re.findall(r"`just ([a-z-]+)", page.read_text()):
+            assert recipe in recipes, f"{page.relative_to(ROOT)} names `just {recipe}`"
