@@ -106,6 +106,6 @@ class EngineStats:
     prompt_tokens: int = 0
     tokens: int = 0
     canvases: int = 0
-    denoise_steps: int = 0  # canvas-steps: one canvas through one denoising pass
+    denoise_steps: int = 0  # of the canvases counted above, which have settled
     passes: int = 0  # forward passes of any kind
     seconds: dict[str, float] = field(default_factory=dict)  # by phase: encode, denoise, sample, tokenize

@@ -87,7 +87,6 @@ class FakeEngine:
                 continue
             time.sleep(self._step_s)
             self.stats.passes += 1
-            self.stats.denoise_steps += len(flying)
             for canvas in flying:
                 _obey(canvas.text)
                 canvas.steps_left -= 1
@@ -95,6 +94,7 @@ class FakeEngine:
                 flying.remove(canvas)
                 completion = reversed_prompt(canvas.prompt, canvas.steps)
                 self.stats.canvases += 1
+                self.stats.denoise_steps += canvas.steps
                 self.stats.tokens += completion.tokens
                 self.stats.prompt_tokens += completion.prompt_tokens
                 yield completion

@@ -182,7 +182,6 @@ class Engine:
             ):
                 settled.append(slot)
         self.stats.passes += 1
-        self.stats.denoise_steps += len(slots)
         return settled
 
     def _rehearse(self, first: int, end: int) -> list[Tensor]:
@@ -198,6 +197,7 @@ class Engine:
     def _settle(self, slot: Slot) -> None:
         """Emit a canvas's argmax; unless that ends the sequence, encode it and lay the next canvas."""
         sequence, ids = slot.sequence, slot.argmax.tolist()
+        self.stats.denoise_steps += sequence.step
         sequence.emit(ids)
         self.stats.canvases += 1
         self._stop_strings(sequence)

@@ -32,11 +32,10 @@ def ours(rows: list[dict]) -> tuple[list[float], list[float]]:
     from dgbatch.records import EngineConfig, Generation, Prompt
 
     answers = {row["id"]: row["answer"] for row in rows}
+    one_canvas = Generation(max_new_tokens=48)
     prompts = [
-        Prompt(
-            row["id"], 0, ({"role": "user", "content": row["prompt"]},), index, generation=Generation(max_new_tokens=48)
-        )
-        for index, row in enumerate(rows)
+        Prompt(row["id"], 0, ({"role": "user", "content": row["prompt"]},), number, generation=one_canvas)
+        for number, row in enumerate(rows)
     ]
     results = list(Engine.load("demo", EngineConfig(canvases=8)).generate(prompts))
     return [float(r.text == answers[r.id]) for r in results], [float(r.denoise_steps) for r in results]

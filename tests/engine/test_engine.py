@@ -267,6 +267,16 @@ def test_a_sure_canvas_settles_when_it_stood_still_long_enough(engine: Engine, s
     assert (one.text, one.canvases, one.denoise_steps) == ("a" * 16, 2, 2 * steps)
 
 
+@pytest.mark.parametrize("stability", [1, 3])
+def test_standing_still_is_of_the_argmax_while_the_canvas_is_renoised(engine: Engine, stability: int) -> None:
+    unsure = torch.zeros(1, tiny.CANVAS, len(tiny.VOCABULARY))
+    unsure[..., tiny.VOCABULARY["a"]] = 1.0
+    assert engine.together in (True, False)
+    engine._canvas_logits = lambda *inputs: unsure  # type: ignore[method-assign]
+    one = only(engine.generate([tiny.prompt(1, stability=stability, confidence=99.0)]))
+    assert (one.text, one.denoise_steps) == ("a" * 16, 2 * (stability + 1))
+
+
 def test_an_unsure_canvas_takes_all_its_steps_however_still_it_stands(engine: Engine) -> None:
     unsure = torch.zeros(1, tiny.CANVAS, len(tiny.VOCABULARY))
     unsure[..., tiny.VOCABULARY["a"]] = 1.0

@@ -289,6 +289,13 @@ def test_a_wrong_shaped_tensor_is_named_with_both_shapes(folder: Path) -> None:
         load_transformer(folder)
 
 
+def test_a_transposed_tensor_is_wrong_although_it_has_as_many_numbers(folder: Path) -> None:
+    name = "model.decoder.layers.0.mlp.down_proj.weight"
+    rewrite(folder, lambda tensors: tensors.update({name: tensors[name].T.contiguous()}))
+    with pytest.raises(CheckpointError, match=rf"{name} is \(24, 32\), config.json asks for \(32, 24\)"):
+        load_transformer(folder)
+
+
 def test_many_wrong_tensors_are_counted_and_the_first_five_named(folder: Path) -> None:
     rewrite(folder, lambda tensors: [tensors.pop(name) for name in sorted(tensors)[:12]])
     with pytest.raises(CheckpointError, match="and 7 more") as caught:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, decoders, models
+from tokenizers import AddedToken, decoders, models, processors
 from tokenizers import Tokenizer as TokenizersTokenizer
 
 from dgbatch.engine.engine import Engine
@@ -118,6 +118,10 @@ def write_tokenizer(folder: Path, template: str = TEMPLATE) -> None:
     tokenizer = TokenizersTokenizer(models.BPE(vocab=VOCABULARY, merges=[], unk_token="<pad>"))
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    # As Gemma's does: plain encoding puts a <bos> in front. The chat template writes its own.
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "<bos> $A", special_tokens=[("<bos>", VOCABULARY["<bos>"])]
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     record = {
