@@ -330,17 +330,17 @@ def test_a_prompt_is_pulled_only_when_a_canvas_is_free(engine: Engine) -> None:
 
 
 def test_a_prompt_that_arrives_late_joins_those_in_flight(engine: Engine, alone: dict[str, Completion]) -> None:
-    steps: list[int] = []
+    passes: list[int] = []
 
     def source() -> Iterator[Prompt | None]:
         yield PROMPTS[0]
         for _ in range(4):
-            steps.append(engine.stats.denoise_steps)
+            passes.append(engine.stats.passes)
             yield None
         yield PROMPTS[1]
 
     assert tiny.by_id(engine.generate(source())) == {one.id: alone[one.id] for one in PROMPTS[:2]}
-    assert steps == [0, 1, 2, 3]  # one denoising step between two questions
+    assert passes == [1, 2, 3, 4]  # the prompt's, then one denoising pass between two questions
 
 
 def test_a_prompt_longer_than_the_context_is_rejected_and_its_neighbours_are_not(

@@ -150,7 +150,7 @@ def assert_same_cache(ours: KVCache, expected: DynamicCache) -> None:
             torch.testing.assert_close(mine.transpose(0, 1), other, **KV)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(case=cases())
 @example(case=WINDOWED)
 @example(case=GATHERED)

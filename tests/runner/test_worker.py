@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,11 +21,28 @@ from tests.fake_engine import PATH, fake_job
 LIMIT_S = 20.0
 
 
+STARTED: list[Worker] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_engine_thread_outlives_its_test() -> Iterator[None]:
+    """A thread that is inside pyarrow when the interpreter ends would abort the whole test run."""
+    yield
+    while STARTED:
+        STARTED.pop().exchange(closing=True)
+    for thread in threading.enumerate():
+        if thread.name == "engine":
+            thread.join(LIMIT_S)
+            assert not thread.is_alive()
+
+
 def started(job: str, engine: str = PATH, *overrides: str) -> tuple[Worker, Plan, JobSpec]:
     spec = load_job(job, overrides)
     plan = make_plan(spec)
     config = EngineConfig(canvases=spec.workers.canvases)
-    return Worker("w0", spec, plan.schema, spec.output.path, config, engine), plan, spec
+    worker = Worker("w0", spec, plan.schema, spec.output.path, config, engine)
+    STARTED.append(worker)
+    return worker, plan, spec
 
 
 def wait_for(worker: Worker, done, shards=(), closing: bool = False) -> Report:
@@ -92,7 +111,7 @@ def test_shard_of_bad_rows_alone_has_no_data_file(tmp_path):
 
 
 def test_loaded_worker_wants_rows_until_it_has_enough_for_its_canvases_twice(tmp_path):
-    worker, plan, _ = started(fake_job(tmp_path, ["!steps=500 x"] * 64, {"step_s": 0.02}))
+    worker, plan, _ = started(fake_job(tmp_path, ["!steps=50 x"] * 64, {"step_s": 0.02}))
     assert wait_for(worker, loaded).wants_rows == 8  # 4 canvases, twice
     first = worker.exchange([(plan.shards[0], 1)])
     assert first.wants_rows <= 4  # 4 of its 8 rows are in the engine at most
