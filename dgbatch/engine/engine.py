@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dgbatch.engine import noise, sampler
-from dgbatch.engine.checkpoint import checksum, read_json, resolve
+from dgbatch.engine.checkpoint import checksum, resolve
+from dgbatch.engine.generation_config import read_generation_config
 from dgbatch.engine.invariance import same_in_company
 from dgbatch.engine.kv_cache import KVCache, attend_canvases
 from dgbatch.engine.model.transformer import Transformer
@@ -65,7 +65,13 @@ class Engine:
         device = pick_device(config.device)
         model = load_transformer(folder, device, pick_dtype(config.dtype, device))
         defaults, end_ids = read_generation_config(folder)
-        engine = cls(model, Tokenizer.load(folder), config, defaults, end_ids)
+        tokenizer = Tokenizer.load(folder)
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise CheckpointError(
+                f"{folder}: tokenizer.json has {tokenizer.vocab_size:,} tokens, the model {model.config.vocab_size:,}. "
+                "They belong to different checkpoints; download both again."
+            )
+        engine = cls(model, tokenizer, config, defaults, end_ids)
         engine.model_checksum = checksum(folder)
         return engine
 
@@ -292,23 +298,3 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return DTYPES[name]
-
-
-def read_generation_config(folder: Path) -> tuple[Settings, list[int]]:
-    """The checkpoint's sampler settings and end-of-turn ids; what it leaves out or null is DiffusionGemma's default."""
-    said = {
-        name: value
-        for name, value in read_json(folder, "generation_config.json", required=False).items()
-        if value is not None
-    }
-    ends = said.get("eos_token_id", read_json(folder, "config.json").get("eos_token_id"))
-    defaults = Settings(
-        max_new_tokens=said.get("max_new_tokens", 256),
-        max_denoising_steps=said.get("max_denoising_steps", 48),
-        entropy_bound=said.get("sampler_config", {}).get("entropy_bound", 0.1),
-        temperature_start=said.get("t_max", 0.8),
-        temperature_end=said.get("t_min", 0.4),
-        confidence=said.get("confidence_threshold", 0.005),
-        stability=said.get("stability_threshold", 1),
-    )
-    return defaults, [1] if ends is None else [ends] if isinstance(ends, int) else list(ends)

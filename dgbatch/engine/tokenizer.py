@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,6 +53,11 @@ class Tokenizer:
         config = read_json(folder, "tokenizer_config.json", required=False)
         special = {name: _content(value) for name, value in config.items() if name.endswith("_token") and value}
         return cls(tokenizer, _template(folder, config), special)
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that `encode` may give, special tokens included."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     def render(self, messages: Sequence[Message], thinking: bool) -> str:
         """The prompt's text, up to where the model begins to write. Raises RowError when the template refuses."""
@@ -111,7 +115,7 @@ def _template(folder: Path, config: dict[str, Any]) -> jinja2.Template:
     )
     environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)  # Jinja's own escapes < and > for HTML
     environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    # No strftime_now: a prompt that knows the date would give other tokens tomorrow.
     try:
         return environment.from_string(source)
     except jinja2.TemplateSyntaxError as error:

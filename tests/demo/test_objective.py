@@ -9,7 +9,8 @@ from dgbatch.demo import objective
 from dgbatch.demo.checkpoint_files import END_OF_TURN, EOS, VOCABULARY, answer_ids, prompt_ids
 from dgbatch.demo.objective import NOT_SUPERVISED, canvas_masks, denoise, encode, losses, make_batch
 from dgbatch.demo.train import new_model
-from dgbatch.engine.engine import Engine, read_generation_config
+from dgbatch.engine.engine import Engine
+from dgbatch.engine.generation_config import read_generation_config
 from dgbatch.engine.model.transformer import Transformer
 from dgbatch.engine.tokenizer import Tokenizer
 from dgbatch.records import EngineConfig

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from dgbatch.engine import Engine as LazyEngine
 from dgbatch.engine import noise, sampler
 from dgbatch.engine.checkpoint import checksum
-from dgbatch.engine.engine import Engine, pick_device, pick_dtype, read_generation_config
+from dgbatch.engine.engine import Engine, pick_device, pick_dtype
+from dgbatch.engine.generation_config import read_generation_config
 from dgbatch.engine.model.transformer import Transformer
 from dgbatch.engine.tokenizer import Tokenizer
 from dgbatch.errors import CheckpointError
@@ -465,6 +466,12 @@ def generation_config(folder: Path, content: dict[str, Any] | None, end: Any = 1
     if content is not None:
         (folder / "generation_config.json").write_text(json.dumps(content))
     return folder
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path) -> None:
+    folder = tiny.write_checkpoint(tmp_path / "mixed", vocab_size=len(tiny.VOCABULARY) - 1)
+    with pytest.raises(CheckpointError, match="belong to different checkpoints"):
+        LazyEngine.load(str(folder), EngineConfig())
 
 
 def test_sampler_settings_come_from_the_checkpoint(tmp_path: Path) -> None:

@@ -144,8 +144,9 @@ def test_a_template_sees_what_transformers_shows_it(tmp_path: Path) -> None:
     assert rendered == '<bos><eos>TrueTrue{"role": "user", "content": "<é>"}False1'
 
 
-def test_a_template_can_ask_for_the_date(tmp_path: Path) -> None:
-    assert len(with_template(tmp_path, "{{ strftime_now('%Y') }}").render(USER, thinking=False)) == 4
+def test_a_template_cannot_ask_for_the_date_since_tokens_would_change_overnight(tmp_path: Path) -> None:
+    with pytest.raises(RowError, match="strftime_now"):
+        with_template(tmp_path, "{{ strftime_now('%Y') }}").render(USER, thinking=False)
 
 
 def test_a_template_in_tokenizer_config_serves_where_there_is_no_file(tmp_path: Path) -> None:
