@@ -17,11 +17,12 @@ from dgbatch.errors import DgbatchError, OutputError, RunCancelled, RunFailed
 from dgbatch.records import EngineConfig
 from dgbatch.runner.crew import Crew, crew
 from dgbatch.runner.dispatch import Dispatch
+from dgbatch.runner.model import ENGINE
 from dgbatch.runner.progress import OnProgress, Progress, Rates
 from dgbatch.runner.ray_session import ray_reason, ray_session
 from dgbatch.runner.status import Tally
 from dgbatch.runner.stop_signals import StopSignals
-from dgbatch.runner.worker import ENGINE, Failure, Report, Worker
+from dgbatch.runner.worker import Failure, Report, Worker
 
 if TYPE_CHECKING:
     from dgbatch.runner.commits import Commit

@@ -17,6 +17,7 @@ from dgbatch.errors import DgbatchError, OutputError, RunCancelled, RunFailed
 from dgbatch.runner.catalog import write_duckdb
 from dgbatch.runner.driver import DRAIN_S, run_job
 from dgbatch.runner.lock import lock
+from dgbatch.runner.model import ENGINE, describe_model
 from dgbatch.runner.plan import Plan, file_changes, make_plan
 from dgbatch.runner.progress import OnProgress, Progress
 from dgbatch.runner.run_folder import EVENTS, PLAN, RUN, SUCCESS, Run
@@ -24,7 +25,6 @@ from dgbatch.runner.schema import schemas
 from dgbatch.runner.spec import JobSpec, changes, fingerprint, load_job
 from dgbatch.runner.status import Status, status_of
 from dgbatch.runner.verify import Verification, verify
-from dgbatch.runner.worker import ENGINE, describe_model
 
 PACKAGES = ("dgbatch", "ray", "pyarrow", "duckdb", "torch", "triton", "tokenizers", "safetensors")
 

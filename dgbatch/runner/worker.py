@@ -9,7 +9,6 @@ driver.py wraps it.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import socket
 import threading
@@ -20,12 +19,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from dgbatch.errors import CheckpointError, DgbatchError, RowError
+from dgbatch.errors import RowError
 from dgbatch.records import Completion, EngineConfig, EngineStats, Prompt, Rejection
 from dgbatch.runner import source
 from dgbatch.runner.accept import Rules
 from dgbatch.runner.commits import Commit
 from dgbatch.runner.folder import Folder
+from dgbatch.runner.model import ENGINE, missing
 from dgbatch.runner.prompts import Renderer
 from dgbatch.runner.schema import schemas
 from dgbatch.runner.sink import OutputRow, QuarantinedRow, counts, write_shard
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from dgbatch.runner.plan import Shard
     from dgbatch.runner.spec import JobSpec
 
-ENGINE = "dgbatch.engine:Engine"
 NEWS_S = 0.5  # how long an exchange waits for something to say
 
 
@@ -289,27 +288,3 @@ def load_engine(engine: str, spec: JobSpec, config: EngineConfig) -> Any:
     except ModuleNotFoundError as error:
         raise missing(error.name or str(error)) from error
     return factory.load(spec.model.checkpoint, config, revision=spec.model.revision)
-
-
-def missing(package: str) -> DgbatchError:
-    return CheckpointError(
-        f"the engine needs {package!r}, which is not installed here. "
-        "Install it with: pip install 'dgbatch[engine]' (dgbatch doctor shows what else is missing)."
-    )
-
-
-def describe_model(spec: JobSpec, engine: str = ENGINE) -> dict[str, Any]:
-    """What run.json says about the model, found without torch; raises CheckpointError before anything has started."""
-    model = {"checkpoint": spec.model.checkpoint, "revision": spec.model.revision, "checksum": None}
-    if engine != ENGINE:
-        return model
-    for package in ("torch", "safetensors", "tokenizers"):
-        if importlib.util.find_spec(package) is None:
-            raise missing(package)
-    from dgbatch.engine import checkpoint
-
-    folder = checkpoint.resolve(spec.model.checkpoint, spec.model.revision)
-    checkpoint.read_json(folder, "config.json")
-    if not list(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{folder}: no *.safetensors file. Is the download complete?")
-    return {**model, "checksum": checkpoint.checksum(folder)}

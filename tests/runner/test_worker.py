@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -9,13 +8,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from dgbatch.errors import CheckpointError
 from dgbatch.records import EngineConfig
 from dgbatch.runner import worker as module
 from dgbatch.runner.commits import Commit
 from dgbatch.runner.plan import Plan, make_plan
 from dgbatch.runner.spec import JobSpec, load_job
-from dgbatch.runner.worker import Report, Worker, describe_model
+from dgbatch.runner.worker import Report, Worker
 from tests.fake_engine import PATH, fake_job
 
 LIMIT_S = 20.0
@@ -192,43 +190,3 @@ def test_heartbeat_moves_while_rows_are_denoised(tmp_path):
         ).open_rows
         == 0
     )
-
-
-def checkpoint(folder: Path) -> str:
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": "diffusion_gemma"}))
-    (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
-    return str(folder)
-
-
-def test_model_is_described_by_the_checksum_of_its_files(tmp_path):
-    folder = checkpoint(tmp_path / "model")
-    job = fake_job(tmp_path, ["a"], model={"checkpoint": folder})
-    before = describe_model(load_job(job))
-    assert before["checkpoint"] == folder and len(before["checksum"]) == 64
-    Path(folder, "config.json").write_text("{}")
-    assert describe_model(load_job(job))["checksum"] != before["checksum"]
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda folder: folder.rename(folder.with_name("elsewhere")), "no folder"),
-        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "safetensors"),
-    ],
-)
-def test_damaged_checkpoint_is_refused_before_anything_starts(tmp_path, damage, words):
-    folder = checkpoint(tmp_path / "model")
-    job = fake_job(tmp_path, ["a"], model={"checkpoint": folder})
-    damage(Path(folder))
-    with pytest.raises(CheckpointError, match=words):
-        describe_model(load_job(job))
-
-
-def test_missing_torch_is_refused_before_anything_starts(tmp_path, monkeypatch):
-    job = fake_job(tmp_path, ["a"], model={"checkpoint": checkpoint(tmp_path / "model")})
-    found = module.importlib.util.find_spec
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
-    with pytest.raises(CheckpointError, match=r"'torch'.*pip install 'dgbatch\[engine\]'"):
-        describe_model(load_job(job))

@@ -1,0 +1,46 @@
+"""Which model a run uses, found without torch, before anything has started."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgbatch.engine import checkpoint
+from dgbatch.errors import CheckpointError, DgbatchError
+
+if TYPE_CHECKING:
+    from dgbatch.runner.spec import JobSpec
+
+ENGINE = "dgbatch.engine:Engine"
+NEEDED = ("torch", "safetensors", "tokenizers")
+
+
+def describe_model(spec: JobSpec, engine: str = ENGINE) -> dict[str, Any]:
+    """What run.json says about the model: name, revision, checksum. Raises CheckpointError for what a user can mend.
+
+    On a cluster the workers have the engine and the checkpoint: this machine needs neither, and the checksum is known
+    only where the checkpoint is a folder that it sees too.
+    """
+    name, revision = spec.model.checkpoint, spec.model.revision
+    model = {"checkpoint": name, "revision": revision, "checksum": None}
+    if engine != ENGINE:
+        return model
+    if spec.workers.address == "local":
+        for package in NEEDED:
+            if importlib.util.find_spec(package) is None:
+                raise missing(package)
+    elif name != "demo" and not Path(name).is_dir():
+        return model
+    folder = checkpoint.resolve(name, revision)
+    checkpoint.read_json(folder, "config.json")
+    if not list(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{folder}: no *.safetensors in it. Is the download complete?")
+    return {**model, "checksum": checkpoint.checksum(folder)}
+
+
+def missing(package: str) -> DgbatchError:
+    return CheckpointError(
+        f"the engine needs {package!r}, which is not installed here. "
+        "Install it with: pip install 'dgbatch[engine]' (dgbatch doctor shows what else is missing)."
+    )
