@@ -32,7 +32,11 @@ def export(
         raise OutputError(
             f"{target}: no format is called {kind or ending or 'nothing'!r}. Use --format with one of {known}."
         )
-    rows = write(Run.open(run), target, kind)
+    found = Run.open(run)
+    rows = write(found, target, kind)
+    complete = found.succeeded
     if json:
-        print_json({"file": target, "format": kind, "rows": rows})
+        print_json({"file": target, "format": kind, "rows": rows, "complete": complete})
     say(f"wrote {rows:,} rows to {target}")
+    if not complete:
+        say(f"the run is not complete: {found.plan.expected:,} rows are expected, see dgbatch status {run}")

@@ -25,6 +25,8 @@ def init(
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
+        if not Path(path).exists():
+            raise OutputError(f"{path}: cannot be written: {Path(path).parent} is a file. Give another path.") from None
         raise OutputError(
             f"{path}: exists already and is not overwritten. Give another name: dgbatch init NAME.yaml"
         ) from None

@@ -35,4 +35,19 @@ def sql(
 
 def _rows(answer: pa.Table) -> list[tuple[Any, ...]]:
     """By position: two columns of an answer may have one name."""
-    return list(zip(*(column.to_pylist() for column in answer.columns), strict=True))
+    return list(zip(*map(_values, answer.column_names, answer.columns), strict=True))
+
+
+def _values(name: str, column: pa.ChunkedArray) -> list[Any]:
+    """As text where Python has no such value: a time of nanoseconds, the year 20,000."""
+    import pyarrow as pa
+
+    from dgbatch.errors import QueryError
+
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError) as error:
+        try:
+            return column.cast(pa.string()).to_pylist()
+        except (pa.ArrowException, ValueError):
+            raise QueryError(f"SQL: column {name!r} cannot be shown: {error}. Leave it out, or use export.") from None

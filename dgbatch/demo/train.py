@@ -3,7 +3,7 @@
     python -m dgbatch.demo.train --out runs/train   # about an hour on two CPU cores; goes on where it stopped
     python -m dgbatch.demo.train --evaluate         # the packaged checkpoint on fresh puzzles
 
-The same seed, steps and number of threads give the same weights on the same machine.
+The same seed and number of threads give the same weights on the same machine.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -27,7 +28,6 @@ from dgbatch.engine.model.config import ModelConfig
 from dgbatch.engine.model.transformer import Transformer
 from dgbatch.engine.weights import save_checkpoint
 
-LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 0.05
 WARM_UP_STEPS = 100
 AVERAGE_STEPS = 250  # the saved weights are an exponential average over about so many steps
@@ -36,28 +36,42 @@ SAVE_EVERY_STEPS = 150
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """What one task adds to every step. One fixed shape per task, so that it is compiled once."""
+    """What one task adds to a step. One fixed shape per task, so that it is compiled once."""
 
     task: str
     rows: int
     clean_tokens: int  # the longest prompt and answer
     canvases: int
+    every: int = 1  # it joins each so many steps
+
+    def joins(self, step: int) -> bool:
+        return step % self.every == 0
 
 
-# Sudoku of 6x6 is the hardest and gets the most rows (lab log).
-PORTIONS = (
-    Portion("sudoku4", rows=24, clean_tokens=60, canvases=1),
-    Portion("sudoku6", rows=64, clean_tokens=104, canvases=1),
-    Portion("sort", rows=16, clean_tokens=209, canvases=2),
-    Portion("add", rows=12, clean_tokens=240, canvases=4),
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Some steps on one mixture; the learning rate warms up, then falls to nothing along half a cosine."""
+
+    steps: int
+    learning_rate: float
+    portions: tuple[Portion, ...]
+
+
+SUDOKU4 = Portion("sudoku4", rows=24, clean_tokens=60, canvases=1)
+SUDOKU6 = Portion("sudoku6", rows=64, clean_tokens=104, canvases=1)
+SORT = Portion("sort", rows=16, clean_tokens=209, canvases=2)
+ADD = Portion("add", rows=12, clean_tokens=240, canvases=4)
+# Lists are learnt after a thousand steps; the grids take the rest (lab log). A portion may come twice in a step.
+STAGES = (
+    Stage(1900, 3e-3, (SUDOKU4, SUDOKU6, SORT, ADD)),
+    Stage(1200, 2.5e-3, (SUDOKU4, SUDOKU4, SUDOKU4, SUDOKU6, SUDOKU6, replace(SORT, every=4), replace(ADD, every=4))),
 )
 
 
 def train(
     out: Path,
-    steps: int,
     seed: int,
-    portions: tuple[Portion, ...] = PORTIONS,
+    stages: tuple[Stage, ...] = STAGES,
     compiled: bool = True,
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -67,19 +81,21 @@ def train(
     model = new_model(generator)
     optimizers = make_optimizers(model)
     average = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
-    examples = {portion.task: stream(portion.task, seed, held_out=False) for portion in portions}
     start = resume(out, model, optimizers, average, generator)
-    for portion in portions:  # a resumed run goes on with the examples that an unbroken one would see
-        _skip(examples[portion.task], start * portion.rows)
+    tasks = sorted({portion.task for stage in stages for portion in stage.portions})
+    examples = {task: stream(task, seed, held_out=False) for task in tasks}
+    for task, taken in drawn(stages, start).items():  # a resumed run goes on with what an unbroken one would see
+        _skip(examples[task], taken)
     loss_of = torch.compile(losses, dynamic=False) if compiled else losses
-    began = time.monotonic()
-    for step in range(start, steps):
-        rate = learning_rate(step, steps)
-        seen = []
-        for portion in portions:
-            rows = list(islice(examples[portion.task], portion.rows))
-            batch = make_batch(rows, portion.clean_tokens, portion.canvases, generator)
-            seen.append(backward(loss_of, model, batch))
+    steps, began, told = sum(stage.steps for stage in stages), time.monotonic(), {}
+    for step, stage, rate in schedule(stages):
+        if step < start:
+            continue
+        for portion in stage.portions:
+            if portion.joins(step):
+                rows = list(islice(examples[portion.task], portion.rows))
+                batch = make_batch(rows, portion.clean_tokens, portion.canvases, generator)
+                told[portion.task] = backward(loss_of, model, batch)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -89,13 +105,32 @@ def train(
             optimizer.zero_grad()
         follow(average, model, step)
         if (step + 1) % 20 == 0 or step + 1 == steps:
-            told = " ".join(f"{p.task} {d:.3f}/{c:.3f}" for p, (d, c) in zip(portions, seen, strict=True))
+            seen = " ".join(f"{task} {denoising:.3f}/{causal:.3f}" for task, (denoising, causal) in told.items())
             pace = (time.monotonic() - began) / (step + 1 - start)
-            say(f"step {step + 1}/{steps}  denoising/causal loss: {told}  {pace:.2f} s/step")
+            say(f"step {step + 1}/{steps}  denoising/causal loss: {seen}  {pace:.2f} s/step")
         if (step + 1) % SAVE_EVERY_STEPS == 0 or step + 1 == steps:
             save_state(out, step + 1, model, optimizers, average, generator)
             save_average(out / "checkpoint", model, average)
     return out / "checkpoint"
+
+
+def schedule(stages: Sequence[Stage]) -> Iterator[tuple[int, Stage, float]]:
+    """Every step of all stages with its stage and learning rate."""
+    step = 0
+    for stage in stages:
+        for inside in range(stage.steps):
+            yield step, stage, learning_rate(inside, stage)
+            step += 1
+
+
+def drawn(stages: Sequence[Stage], steps: int) -> Counter[str]:
+    """How many examples of each task the first steps took."""
+    taken: Counter[str] = Counter()
+    for step, stage, _ in islice(schedule(stages), steps):
+        for portion in stage.portions:
+            if portion.joins(step):
+                taken[portion.task] += portion.rows
+    return taken
 
 
 def new_model(generator: torch.Generator) -> Transformer:
@@ -117,15 +152,15 @@ def make_optimizers(model: Transformer) -> list[torch.optim.Optimizer]:
         hidden = parameter.dim() >= 2 and name != "embedding" and "router" not in name
         (matrices if hidden else others).append(parameter)
     return [
-        Muon(matrices, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY),
-        torch.optim.AdamW(others, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+        Muon(matrices, lr=0.0, weight_decay=WEIGHT_DECAY),
+        torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """A linear warm-up, then half a cosine down to nothing."""
-    warm_up = min(1.0, (step + 1) / min(WARM_UP_STEPS, max(1, steps // 4)))
-    return LEARNING_RATE * warm_up * 0.5 * (1 + math.cos(math.pi * step / steps))
+def learning_rate(step: int, stage: Stage) -> float:
+    """Of a stage's own step: a linear warm-up, then half a cosine down to nothing."""
+    warm_up = min(1.0, (step + 1) / min(WARM_UP_STEPS, max(1, stage.steps // 4)))
+    return stage.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * step / stage.steps))
 
 
 def backward(loss_of: Callable[..., tuple[Tensor, Tensor]], model: Transformer, batch: Batch) -> tuple[float, float]:
@@ -196,7 +231,6 @@ def _skip(examples: Iterator[Example], count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dgbatch.demo.train", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/train"), help="folder for state.pt and checkpoint/")
-    parser.add_argument("--steps", type=int, default=1900)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true", help="start at once, at about half the speed")
@@ -210,9 +244,7 @@ def main() -> None:
 
         evaluate(args.checkpoint, args.rows)
         return
-    folder = train(
-        args.out, args.steps, args.seed, compiled=not args.no_compile, say=lambda line: print(line, flush=True)
-    )
+    folder = train(args.out, args.seed, compiled=not args.no_compile, say=lambda line: print(line, flush=True))
     print(f"wrote {folder}")
 
 

@@ -74,7 +74,11 @@ class Tokenizer:
             raise RowError("template_error", f"the chat template refused the messages: {error}") from error
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text that already holds its special tokens."""
+        """Token ids of a text that already holds its special tokens. Raises RowError for half a surrogate pair."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RowError("bad_text", f"the prompt is not text that UTF-8 can hold: {error}") from error
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_chat(self, messages: Sequence[Message], thinking: bool = False) -> list[int]:

@@ -100,6 +100,7 @@ def load_transformer(folder: Path, device: torch.device | str = "cpu", dtype: to
     wanted = {public_name(name): (name, tensor.shape) for name, tensor in model.state_dict().items()}
     loaded: dict[str, Tensor] = {}
     wrong: list[str] = []
+    shaped_wrong: set[str] = set()
     for name, tensor in _tensors(folder, device):
         if name.startswith(VISION) or name in TIED:
             continue
@@ -107,9 +108,14 @@ def load_transformer(folder: Path, device: torch.device | str = "cpu", dtype: to
             wrong.append(f"unknown tensor {name} {tuple(tensor.shape)}")
         elif tensor.shape != wanted[name][1]:
             wrong.append(f"{name} is {tuple(tensor.shape)}, config.json asks for {tuple(wanted[name][1])}")
+            shaped_wrong.add(name)
         else:
             loaded[wanted[name][0]] = tensor.to(dtype) if dtype else tensor
-    wrong += [f"missing tensor {name} {tuple(shape)}" for name, (ours, shape) in wanted.items() if ours not in loaded]
+    wrong += [
+        f"missing tensor {name} {tuple(shape)}"
+        for name, (ours, shape) in wanted.items()
+        if ours not in loaded and name not in shaped_wrong
+    ]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise CheckpointError(

@@ -20,6 +20,14 @@ class Rules:
     def judge(self, text: str, row: Mapping[str, Any]) -> dict[str, bool]:
         """Each rule's verdict by its name; accepted is when all are True. A null answer equals nothing."""
         return {
-            name: row[column] is not None and text.strip() == str(row[column]).strip()
+            name: row[column] is not None and text.strip() == _text(row[column])
             for name, column in zip(self.names, self.columns, strict=True)
         }
+
+
+def _text(value: Any) -> str | None:
+    """None for a value that source.py had to leave as Arrow has it, and that cannot be printed."""
+    try:
+        return str(value).strip()
+    except (ValueError, OverflowError):
+        return None

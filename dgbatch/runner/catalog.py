@@ -61,7 +61,7 @@ PLANNED, COMMITTED = SHARDS.names[:6], SHARDS.names[7:]
 
 def sql(run: Run, query: str) -> pa.Table:
     """The answer to one read-only query over completions, quarantine and shards; QueryError in DuckDB's words."""
-    with _connection(run) as connection, _explained():
+    with _explained(), _connection(run) as connection:
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         statements = connection.extract_statements(query)
@@ -99,12 +99,31 @@ def export(run: Run, target: str, fmt: str) -> int:
 
 def write_duckdb(run: Run, path: str) -> None:
     """The run as a DuckDB file. One that an earlier submit of this run wrote is replaced, anybody else's is refused."""
-    ours = os.path.lexists(path) and _fingerprint_in(path) == run.fingerprint
-    if os.path.lexists(path) and not ours:
-        raise OutputError(f"output.duckdb: {path} exists and is not of this run. Remove it, or choose another name.")
+    ours = holds_run(path, run.fingerprint)
     with _beside(path) as partial:
         _duckdb_writer(run, run.commits())(partial)
         _publish(partial, path, replace=ours)
+
+
+def holds_run(path: str, fingerprint: str) -> bool:
+    """Whether this DuckDB file is the one of this run; False when there is none. Raises OutputError for another's."""
+    if not os.path.lexists(path):
+        return False
+    if _fingerprint_in(path) != fingerprint:
+        raise OutputError(f"output.duckdb: {path} exists and is not of this run. Remove it, or choose another name.")
+    return True
+
+
+def check_duckdb(path: str, fingerprint: str) -> None:
+    """Raises OutputError before the work starts for what `write_duckdb` would refuse when it is done."""
+    if holds_run(path, fingerprint):
+        return
+    folder = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"output.duckdb: {path} cannot be written: {error.strerror}. Choose another name.") from error
 
 
 def _parquet_writer(run: Run, commits: Sequence[Commit]) -> Callable[[str], None]:

@@ -120,7 +120,7 @@ class Driver:
             f"shard {index} ({shard.file}, row group {shard.row_group}, rows {shard.first_row} to "
             f"{shard.first_row + shard.rows - 1}) failed {self.dispatch.attempts[index]} times"
             + (f", and {others} more shards did" if others else "")
-            + f". Last reason: {self.reasons.get(index, 'unknown')}. {self.tally.shards:,} of "
+            + f". Last reason: {self.reasons.get(index, 'unknown').rstrip('.')}. {self.tally.shards:,} of "
             f"{len(self.plan.shards):,} shards are committed and stay so."
         )
 
@@ -269,7 +269,8 @@ class Driver:
             self.event("stopping")
         late = time.monotonic() - self.stopping_at > self.drain_s
         running = sum(len(self.dispatch.held(actor.name)) for actor in self.actors)
-        self.note = f"stopping: {running} shards may finish, for {self.drain_s:g} s at most; Ctrl-C again stops at once"
+        shards = "1 shard" if running == 1 else f"{running} shards"
+        self.note = f"stopping: {shards} may finish, for {self.drain_s:g} s at most; Ctrl-C again stops at once"
         return stop.count > 1 or late or not running
 
     def dismiss(self) -> None:

@@ -132,7 +132,8 @@ class Run:
             raise OutputError(f"{self.folder.at(PLAN)}: cannot be read: {error.strerror}. Restore it.") from error
         if hashlib.sha256(data).hexdigest() != self.info["plan_sha256"]:
             raise OutputError(f"{self.folder.at(PLAN)}: was changed after the run was made. Restore it from a copy.")
-        return Plan.from_table(pq.read_table(pa.BufferReader(data)))
+        # In this thread alone: one of Arrow's that still holds our bytes when Python ends aborts the process.
+        return Plan.from_table(pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False))
 
     @cached_property
     def schemas(self) -> Schemas:

@@ -33,7 +33,7 @@ def rows(shard: Shard, spec: InputSpec, columns: Sequence[str]) -> Iterator[tupl
     count = 0
     for names, batch in _selected(shard, spec, columns):
         count += batch.num_rows
-        plain = _plain(batch.select(list(columns)), shard.file) if columns else [{}] * batch.num_rows
+        plain = _plain(batch.select(list(columns))) if columns else [{}] * batch.num_rows
         yield from zip(names, plain, strict=True)
     _unchanged(shard, count)
 
@@ -128,17 +128,27 @@ def is_id_type(kind: pa.DataType) -> bool:
     return is_text or pa.types.is_integer(kind)
 
 
-def _plain(batch: pa.RecordBatch, file: str) -> list[dict[str, Any]]:
-    """Rows as Python values. Times of nanoseconds become microseconds, which is what Python has; never by rounding."""
-    arrays = []
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
-            try:
-                column = column.cast(pa.timestamp("us", column.type.tz))
-            except pa.ArrowInvalid:
-                raise InputError(f"{file}: column {name!r} has times finer than a microsecond. Round them.") from None
-        arrays.append(column)
-    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names).to_pylist()
+def _plain(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Rows as Python values.
+
+    What Python has no value for (a time finer than a microsecond, the year 20,000, text that is not UTF-8) stays an
+    Arrow scalar: the sink carries it as it is, and a template that prints it costs its row, not the shard.
+    """
+    columns = [_values(column) for column in batch.columns]
+    return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Times of nanoseconds become microseconds, which is what Python has; never by rounding."""
+    kind = column.type
+    try:
+        if pa.types.is_timestamp(kind) and kind.unit == "ns":
+            return column.cast(pa.timestamp("us", kind.tz)).to_pylist()
+        return column.to_pylist()
+    except (ValueError, OverflowError):  # pyarrow's errors about values are ValueErrors
+        if len(column) == 1:
+            return list(column)
+        return [value for index in range(len(column)) for value in _values(column.slice(index, 1))]
 
 
 def _connection() -> duckdb.DuckDBPyConnection:

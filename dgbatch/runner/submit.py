@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dgbatch.errors import DgbatchError, OutputError, RunCancelled, RunFailed
-from dgbatch.runner.catalog import write_duckdb
+from dgbatch.runner.catalog import check_duckdb, holds_run, write_duckdb
 from dgbatch.runner.driver import DRAIN_S, run_job
 from dgbatch.runner.lock import lock
 from dgbatch.runner.model import ENGINE, describe_model
@@ -66,6 +66,8 @@ def submit(
         return Submitted(complete, status_of(complete), None, True, plan.expected, time.monotonic() - started)
     tell(Progress("validating", spec.name, path, expected=plan.expected, note="checking the checkpoint"))
     model = describe_model(spec, engine)  # before anything is written: a wrong checkpoint leaves nothing behind
+    if spec.output.duckdb:
+        check_duckdb(spec.output.duckdb, fingerprint(spec, plan))
     with lock(path):
         run, is_new = open_or_create(path, spec, plan, model)
         rows_before = sum(commit.ok + commit.quarantined for commit in run.commits())
@@ -88,7 +90,7 @@ def completed(path: str, spec: JobSpec, plan: Plan) -> Run | None:
         return None
     run = Run.open(path)
     refuse_other_job(run, spec, plan)
-    if spec.output.duckdb and not Path(spec.output.duckdb).exists():
+    if spec.output.duckdb and not holds_run(spec.output.duckdb, run.fingerprint):
         write_duckdb(run, spec.output.duckdb)
     return run
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -39,6 +40,7 @@ def test_init_writes_a_job_that_loads_and_never_over_another(tmp_path, capfd):
         "job": str(path.with_name("other.yaml"))
     }
     assert dgbatch(capfd, "init", "/proc/nowhere/job.yaml").code == 2
+    assert f"{path} is a file" in dgbatch(capfd, "init", str(path / "job.yaml")).err
 
 
 @pytest.fixture
@@ -140,17 +142,33 @@ def test_columns_of_one_name_are_all_answered(finished, capfd):
     assert dgbatch(capfd, "sql", str(finished), "select 1 as n, 2 as n", "--json").json["rows"] == [[1, 2]]
 
 
+def test_values_that_python_lacks_are_shown_as_text(finished, capfd):
+    query = "select make_timestamp_ns(1) as t, date '20000-01-01' as d"
+    shown = dgbatch(capfd, "sql", str(finished), query, "--json").json["rows"]
+    assert shown == [["1970-01-01 00:00:00.000000001", "20000-01-01"]]
+    nested = dgbatch(capfd, "sql", str(finished), "select {'d': date '20000-01-01'} as s")
+    assert nested.code == 2 and "column 's' cannot be shown" in nested.err
+
+
 @pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv", "duckdb"])
 def test_export_knows_the_format_by_the_ending(finished, capfd, tmp_path, ending):
     target = tmp_path / f"answers.{ending}"
     left = dgbatch(capfd, "export", str(finished), str(target), "--json")
     assert left.code == 0
-    assert left.json == {"file": str(target), "format": ending, "rows": 11}
+    assert left.json == {"file": str(target), "format": ending, "rows": 11, "complete": True}
     assert "wrote 11 rows" in left.err
     if ending == "parquet":
         assert pq.read_table(target).num_rows == 11
     if ending == "jsonl":
         assert json.loads(target.read_text().splitlines()[0])["text"] == "0 tpmorp"
+
+
+def test_export_of_half_a_run_says_so(finished, capfd, tmp_path):
+    half = tmp_path / "half"
+    shutil.copytree(finished, half)
+    (half / "_SUCCESS").unlink()
+    left = dgbatch(capfd, "export", str(half), str(tmp_path / "x.csv"))
+    assert left.code == 0 and "the run is not complete: 12 rows are expected" in left.err
 
 
 def test_export_of_an_unknown_ending_names_the_formats(finished, capfd, tmp_path):

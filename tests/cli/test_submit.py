@@ -174,6 +174,19 @@ def test_quarantined_rows_show_in_summary_and_exit_code(tmp_path, capfd, fake, m
     assert "null_prompt" in dgbatch(capfd, "sql", "out", "select error_code, count(*) from quarantine group by 1").out
 
 
+@pytest.mark.parametrize("where", ["taken", "taken/below.duckdb"])
+def test_duckdb_file_that_cannot_be_written_is_found_before_the_work(tmp_path, capfd, fake, where):
+    (tmp_path / "taken").write_text("precious")
+    job = fake_job(tmp_path, ["a"], output={"duckdb": str(tmp_path / where)})
+    left = dgbatch(capfd, "submit", job)
+    assert left.code == 2 and "output.duckdb" in left.err
+    assert not (tmp_path / "out").exists()
+    again = fake_job(tmp_path, ["a"])
+    assert dgbatch(capfd, "submit", again).code == 0
+    assert dgbatch(capfd, "submit", again, "--set", f"output.duckdb={tmp_path / where}").code == 2
+    assert (tmp_path / "taken").read_text() == "precious"
+
+
 def test_new_run_that_fails_resumes_in_its_own_folder(tmp_path, capfd, fake):
     job = fake_job(tmp_path, ["a", "!die"], retry={"shard_attempts": 1})
     assert dgbatch(capfd, "submit", job).code == 4

@@ -69,6 +69,12 @@ def test_text_survives_encoding_and_decoding(tokenizer: Tokenizer) -> None:
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def test_half_a_surrogate_pair_costs_the_row_and_not_the_engine(tokenizer: Tokenizer) -> None:
+    with pytest.raises(RowError, match="not text that UTF-8 can hold") as caught:
+        tokenizer.encode_chat([{"role": "user", "content": "a \ud800"}])
+    assert caught.value.code == "bad_text"
+
+
 def test_special_tokens_are_left_out_of_decoded_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode([*ids("ab"), tiny.EOS, 0, *ids("c")]) == "abc"
 

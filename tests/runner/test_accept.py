@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +29,10 @@ def test_job_without_rules_judges_nothing():
 )  # fmt: skip
 def test_equals_compares_without_the_spaces_around(text, answer, equal):
     assert rules("answer").judge(text, {"answer": answer}) == {"equals_answer": equal}
+
+
+def test_answer_that_cannot_be_printed_equals_nothing():
+    assert rules("a").judge("x", {"a": pa.scalar(10**7, pa.date32())}) == {"equals_a": False}
 
 
 def test_each_rule_has_its_own_verdict():

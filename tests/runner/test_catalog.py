@@ -121,6 +121,12 @@ def test_sums_are_whole_numbers_as_long_as_they_fit(run: Run) -> None:
     assert sql(run, "select sum(noise_key) as n from completions").schema.types == [pa.decimal128(38, 0)]
 
 
+def test_a_column_that_duckdb_does_not_know_is_an_error_and_no_traceback(make_job: MakeJob) -> None:
+    rows = pa.table({"prompt": ["x"], "half": pa.array([1.5], pa.float16())})
+    with pytest.raises(QueryError, match="Unsupported"):
+        sql(new_run(make_job(rows, "output.columns=[half]")), QUESTION)
+
+
 def test_a_query_does_not_see_variables_of_the_program(run: Run) -> None:
     secrets = pa.table({"x": [1]})
     with pytest.raises(QueryError, match="secrets does not exist"):

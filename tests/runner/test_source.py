@@ -142,8 +142,27 @@ def test_times_of_nanoseconds_become_microseconds_and_are_never_rounded(make_job
     assert all_rows(spec, "at")[0][1]["at"] == datetime.datetime(2020, 1, 1, 0, 0, 0, 1)
     finer = pa.array([1_577_836_800_000_000_001], pa.timestamp("ns"))
     spec = make_job(pa.table({"prompt": ["x"], "at": finer}))
-    with pytest.raises(InputError, match="column 'at' has times finer than a microsecond"):
-        all_rows(spec, "at")
+    assert all_rows(spec, "at")[0][1]["at"].equals(finer[0])
+
+
+NOT_UTF8 = pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"\xff", None], pa.binary()).buffers())
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([1_577_836_800_000_000_001, 0, None], pa.timestamp("ns")),
+        pa.array([{"at": 1_577_836_800_000_000_001}, {"at": None}, None], pa.struct([("at", pa.timestamp("ns"))])),
+        pa.array([10**7, 1, None], pa.date32()),
+        pa.array([1, 1000, None], pa.time64("ns")),
+        NOT_UTF8,
+    ],
+    ids=["nanoseconds", "nested", "year", "time", "text"],
+)
+def test_a_value_that_python_lacks_is_carried_as_it_is(make_job, column):
+    spec = make_job(pa.table({"prompt": ["x"] * 3, "odd": column}))
+    carried = pa.array([row["odd"] for _, row in all_rows(spec, "odd")], column.type)
+    assert carried.cast(pa.binary()).equals(column.cast(pa.binary())) if column is NOT_UTF8 else carried.equals(column)
 
 
 def test_arrow_and_demo_inputs_have_roots(tmp_path, monkeypatch, some_rows):
