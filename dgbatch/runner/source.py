@@ -112,6 +112,12 @@ def id_texts(column: pa.Array, name: str) -> pa.Array:
     """The id column as strings, none null and none empty."""
     if is_id_type(column.type):
         texts = column.cast(pa.string())
+        try:
+            texts.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise InputError(
+                f"input.id: column {name!r} has an id that is not UTF-8 text: {error}. Mend it, or choose another column."
+            ) from None
         if texts.null_count == 0 and not pc.any(pc.equal(texts, "")).as_py():
             return texts
         missing = len(texts) - pc.sum(pc.fill_null(pc.not_equal(texts, ""), False)).as_py()

@@ -165,6 +165,11 @@ def test_a_value_that_python_lacks_is_carried_as_it_is(make_job, column):
     assert carried.cast(pa.binary()).equals(column.cast(pa.binary())) if column is NOT_UTF8 else carried.equals(column)
 
 
+def test_an_id_that_is_not_text_is_refused(make_job):
+    with pytest.raises(InputError, match="column 'id' has an id that is not UTF-8 text"):
+        make_plan(make_job(pa.table({"prompt": ["x"] * 3, "id": NOT_UTF8}), "input.id=id"))
+
+
 def test_arrow_and_demo_inputs_have_roots(tmp_path, monkeypatch, some_rows):
     from dgbatch.runner import location
 
