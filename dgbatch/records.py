@@ -22,6 +22,7 @@ class Settings:
     confidence: float  # nats; a canvas settles below this mean entropy
     stability: int  # steps the argmax must have stood still
     stop: tuple[str, ...] = ()
+    greedy: bool = False  # accept the likeliest token instead of a drawn one
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Generation:
     confidence: float | None = None
     stability: int | None = None
     stop: tuple[str, ...] | None = None
+    greedy: bool | None = None
 
     def or_else(self, defaults: Settings) -> Settings:
         """The checkpoint's settings, with what is said here put over them."""
@@ -69,11 +71,25 @@ class Completion:
     canvases: int
     denoise_steps: int  # over all canvases
     noise_key: int
+    revised_tokens: int = 0  # settled as another token than the one first accepted in their place
+    mean_entropy: float = 0.0  # nats a position, when its canvases settled
+    queue_s: float = field(default=0.0, compare=False)  # from being pulled to its first pass
+    prefill_s: float = field(default=0.0, compare=False)  # to the first denoising step
+    denoise_s: float = field(default=0.0, compare=False)  # to the end
 
     @property
     def tokens(self) -> int:
         """Generated tokens, end of turn included."""
         return len(self.token_ids)
+
+    @property
+    def steps_per_canvas(self) -> float:
+        return self.denoise_steps / self.canvases
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Generated tokens per forward pass of its canvases."""
+        return self.tokens / self.denoise_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +111,10 @@ class EngineConfig:
     dtype: str = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
     threads: int | None = None  # CPU threads of torch; None leaves it alone
     max_prompt_tokens: int | None = None  # None: what the context leaves after one canvas
+    prefill_tiles: int = 4  # tiles of prompts in one pass, so that a long prompt does not stall the others
+    fold: bool = True  # a canvas starts in the pass that encodes what comes before it
+    share_prefixes: bool = True  # keep the keys and values of prompts that begin alike
+    kv_bytes: int | None = None  # for keys and values; None: what the device has left
 
 
 @dataclass(slots=True)
@@ -108,4 +128,8 @@ class EngineStats:
     canvases: int = 0
     denoise_steps: int = 0  # of the canvases counted above, which have settled
     passes: int = 0  # forward passes of any kind
-    seconds: dict[str, float] = field(default_factory=dict)  # by phase: encode, denoise, sample, tokenize
+    tiles: int = 0  # in those passes
+    shared_tokens: int = 0  # of prompts, found in the prefix cache instead of being computed
+    cut_tokens: int = 0  # denoised and thrown away: past the end of the turn, a limit or a stop string
+    peak_bytes: int = 0  # of device memory; of the process on a CPU
+    seconds: dict[str, float] = field(default_factory=dict)  # by phase: tokenize, forward, sample, idle

@@ -1,41 +1,34 @@
-"""Prompts in, completions out, on one device. The loop: admit, denoise, settle, retire."""
+"""Prompts in, completions out, on one device. The loop: admit, plan, run, decide, retire."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from dgbatch.engine import noise, sampler
+from dgbatch.engine import sampler
+from dgbatch.engine.canvases import Canvases
 from dgbatch.engine.checkpoint import checksum, resolve
 from dgbatch.engine.generation_config import read_generation_config
-from dgbatch.engine.invariance import same_in_company
-from dgbatch.engine.kv_cache import KVCache, attend_canvases
+from dgbatch.engine.invariance import Rehearsal
+from dgbatch.engine.kv_cache import KVCache
+from dgbatch.engine.memory import count_pages, default_budget, peak_bytes
 from dgbatch.engine.model.transformer import Transformer
-from dgbatch.engine.scheduler import Scheduler
-from dgbatch.engine.sequence import Sequence
+from dgbatch.engine.pages import Pages
+from dgbatch.engine.passes import Passes
+from dgbatch.engine.scheduler import Scheduler, Tile
+from dgbatch.engine.sequence import Sequence, chunks_of
 from dgbatch.engine.tokenizer import Tokenizer
 from dgbatch.engine.weights import load_transformer
 from dgbatch.errors import CheckpointError, RowError
 from dgbatch.records import Completion, EngineConfig, EngineStats, Prompt, Rejection, Settings
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """A sequence in flight and its tensors on the device."""
-
-    sequence: Sequence
-    cache: KVCache
-    canvas: Tensor  # (canvas,) int64
-    argmax: Tensor  # (canvas,) int64, of the step before; -1 on a canvas's first step
-    soft: Tensor  # (canvas, hidden), zero on a canvas's first step
 
 
 class Engine:
@@ -53,6 +46,14 @@ class Engine:
         self.dtype = model.embedding.dtype
         self.stats = EngineStats()
         self.model_checksum = ""
+        shape = model.config
+        budget = config.kv_bytes or default_budget(shape, self.device, config.canvases)
+        counts = count_pages(shape, self.dtype, config.canvases, config.prefill_tiles, budget)
+        self.pages = Pages(*counts, shape.canvas_length, shape.sliding_window - 1, config.share_prefixes)
+        self.kv = KVCache(shape, *counts, self.device, self.dtype)
+        self.canvases = Canvases(model, config.canvases, tokenizer.never_emitted(self.end_ids))
+        self.passes = Passes(model, self.kv, self.canvases)
+        self.rehearsal = Rehearsal(model, self.passes.quantum)
 
     @classmethod
     def load(
@@ -80,39 +81,43 @@ class Engine:
         """For people and records: the GPU's name, or cpu."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
 
-    @cached_property
-    def together(self) -> bool:
-        """Whether canvases share a denoising pass: on a CPU only where that changes no bit of any of them."""
-        return self.device.type == "cuda" or same_in_company(self._rehearse, self.config.canvases)
-
     @torch.inference_mode()
     def generate(self, prompts: Iterable[Prompt | None]) -> Iterator[Completion | Rejection]:
         """Completions in order of finishing; a prompt that cannot be done comes back as a Rejection.
 
-        Prompts are pulled lazily, one for each free canvas. A None means that none is ready at this moment: the
-        canvases in flight go on and the iterable is asked again after the next step. With nothing in flight it is
-        asked again at once, so it should wait by itself then.
+        Prompts are pulled lazily: for each free canvas, and as many again, which are tokenized while the device works.
+        A None means that none is ready at this moment: the canvases in flight go on and the iterable is asked again
+        after the next step. With nothing in flight it is asked again at once, so it should wait by itself then.
         """
-        scheduler = Scheduler(prompts, self.config.canvases)
-        slots: list[Slot] = []
-        while not scheduler.done:
-            for prompt in scheduler.admit():
-                try:
-                    slots.append(self._begin(prompt))
-                except RowError as error:
-                    scheduler.retire()
-                    self.stats.rejections += 1
-                    yield Rejection(prompt.id, prompt.sample, error.code, error.message)
-            if not slots:
-                continue
-            groups = [slots] if self.together else [[slot] for slot in slots]
-            settled = [slot for group in groups for slot in self._denoise(group)]
-            for slot in settled:
-                self._settle(slot)
-            for slot in [slot for slot in settled if slot.sequence.finish]:
-                slots.remove(slot)
-                scheduler.retire()
-                yield self._completion(slot.sequence)
+        source = Source(prompts)
+        scheduler = Scheduler(
+            self.pages,
+            self.config.canvases,
+            self.model.config.canvas_length,
+            self.config.prefill_tiles,
+            self.config.fold,
+        )
+        results: deque[Completion | Rejection] = deque()
+        try:
+            while not (source.exhausted and scheduler.idle):
+                self._pull(source, scheduler, scheduler.room, results)
+                self._admit(scheduler)
+                tiles = scheduler.plan()
+                steps = [self._launch(group) for group in self._groups(tiles)]
+                # the device is at work: what the host has to do goes here
+                self._pull(source, scheduler, self.config.canvases - len(scheduler.waiting), results)
+                while results:
+                    yield results.popleft()
+                settled = [one for canvases, logits in steps for one in self._decide(canvases, logits)]
+                self._settle(settled)
+                for sequence in settled:
+                    if sequence.finish:
+                        scheduler.retire(sequence)
+                        results.append(self._completion(sequence))
+            yield from results
+        finally:
+            for sequence in list(scheduler.flight):
+                scheduler.retire(sequence)
 
     @torch.inference_mode()
     def denoise_logits(
@@ -123,94 +128,127 @@ class Engine:
         previous_logits: (canvas, vocab) of the step before, over its temperature, or None on a first step
         returns: (canvas, vocab) float32, softcapped, before the temperature
         """
-        cache = self._cache(len(prompt_ids))
-        self._encode(cache, prompt_ids)
-        soft = None if previous_logits is None else self.model.soft_embeddings(previous_logits.to(self.device))
-        return self._canvas_logits(self._ids(canvas_ids)[None], None if soft is None else soft[None], [cache])[0]
-
-    def _begin(self, prompt: Prompt) -> Slot:
-        """Encode a prompt and lay out its first canvas. Raises RowError."""
-        settings = prompt.generation.or_else(self.defaults)
         length = self.model.config.canvas_length
-        with self._phase("tokenize"):
-            prompt_ids = self.tokenizer.encode_chat(prompt.messages, prompt.thinking)
+        scheduler = Scheduler(self.pages, 1, length, self.config.prefill_tiles)
+        sequence = Sequence(Prompt("", 0, (), 0), self.defaults, prompt_ids, self.end_ids, chunks_of(prompt_ids, length))
+        scheduler.waiting.append(sequence)
+        scheduler.admit()
+        while sequence.pending:
+            tiles = scheduler.plan()
+            for group in self._groups([tile for tile in tiles if tile.causal]):
+                self.passes.run(group)
+        slot = sequence.slot
+        self.canvases.tokens[slot] = torch.tensor(canvas_ids, device=self.device)
+        if previous_logits is not None:
+            sequence.step = 1
+            self.canvases.soft[slot] = self.model.soft_embeddings(previous_logits.to(self.device).softmax(-1))
+        logits = self.passes.run([tile for tile in scheduler.plan() if not tile.causal])
+        scheduler.retire(sequence)
+        assert logits is not None
+        return logits[0, :length]
+
+    def _pull(
+        self, source: Source, scheduler: Scheduler, count: int, results: deque[Completion | Rejection]
+    ) -> None:
+        """Take up to `count` prompts and make them ready to be admitted, or reject them."""
+        while count > 0:
+            with self._phase("idle" if scheduler.idle else "tokenize"):
+                prompt = source.next()
+            if prompt is None:
+                return
+            try:
+                with self._phase("tokenize"):
+                    scheduler.waiting.append(self._begin(prompt, scheduler))
+                count -= 1
+            except RowError as error:
+                self.stats.rejections += 1
+                results.append(Rejection(prompt.id, prompt.sample, error.code, error.message))
+
+    def _begin(self, prompt: Prompt, scheduler: Scheduler) -> Sequence:
+        """A prompt's tokens and settings, checked against what the model and the memory can hold. Raises RowError."""
+        settings = prompt.generation.or_else(self.defaults)
+        length, most = self.model.config.canvas_length, self.model.config.max_positions
+        prompt_ids = self.tokenizer.encode_chat(prompt.messages, prompt.thinking)
         if not prompt_ids:
             raise RowError("empty_prompt", "the chat template made no tokens of the messages")
-        limit = self.model.config.max_positions - length
-        limit = min(limit, self.config.max_prompt_tokens or limit)
+        limit = min(most - length, self.config.max_prompt_tokens or most)
         if len(prompt_ids) > limit:
             raise RowError(
                 "prompt_too_long", f"the prompt has {len(prompt_ids)} tokens, at most {limit} fit beside a canvas"
             )
-        room = self.model.config.max_positions - len(prompt_ids)
-        settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, room // length * length))
-        cache = self._cache(len(prompt_ids) + -(-settings.max_new_tokens // length) * length)
-        with self._phase("encode"):
-            self._encode(cache, prompt_ids)
-        sequence = Sequence(prompt, settings, prompt_ids, self.end_ids)
+        room = (most - len(prompt_ids)) // length * length
+        settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, room))
+        sequence = Sequence(prompt, settings, prompt_ids, self.end_ids, chunks_of(prompt_ids, length))
+        sequence.began_at = time.perf_counter()
+        need = scheduler.need(sequence)
+        if not self.pages.fits(need):
+            raise RowError(
+                "out_of_kv_memory",
+                f"{len(prompt_ids)} prompt tokens and {settings.max_new_tokens} new ones need {need[0]} pages of {length} "
+                f"tokens, and {self.pages.full.size} fit the memory for keys and values",
+            )
         self.stats.prompts += 1
         self.stats.prompt_tokens += len(prompt_ids)
-        empty = torch.empty(0, dtype=torch.int64, device=self.device)
-        slot = Slot(sequence, cache, empty, empty, empty)
-        self._lay_canvas(slot)
-        return slot
+        return sequence
 
-    def _lay_canvas(self, slot: Slot) -> None:
-        """A fresh canvas of uniform noise, with nothing believed about it yet."""
-        length, hidden = self.model.config.canvas_length, self.model.config.hidden
-        slot.canvas = self._fresh([slot], [0])[0]
-        slot.argmax = torch.full((length,), -1, dtype=torch.int64, device=self.device)
-        slot.soft = torch.zeros(length, hidden, dtype=self.dtype, device=self.device)
+    def _admit(self, scheduler: Scheduler) -> None:
+        admitted = scheduler.admit()
+        now = time.perf_counter()
+        for sequence in admitted:
+            sequence.started_at = now
+        self.canvases.lay(admitted)
 
-    def _denoise(self, slots: list[Slot]) -> list[Slot]:
-        """One denoising step of every canvas in flight; returns those whose canvas settled."""
-        steps = [slot.sequence.step for slot in slots]
-        settings = [slot.sequence.settings for slot in slots]
-        with self._phase("denoise"):
-            canvases = torch.stack([slot.canvas for slot in slots])
-            soft = torch.stack([slot.soft for slot in slots]) if any(steps) else None
-            logits = self._canvas_logits(canvases, soft, [slot.cache for slot in slots])
-        with self._phase("sample"):
-            temperatures = [sampler.temperature_at(step, own) for step, own in zip(steps, settings, strict=True)]
-            z = logits / self._floats(temperatures)[:, None, None]
-            drawn = sampler.draw(z, noise.gumbel(*self._counters(slots, steps), *z.shape[1:]))
-            fresh = self._fresh(slots, [step + 1 for step in steps])
-            decision = sampler.next_canvas(z, drawn, fresh, self._floats([own.entropy_bound for own in settings]))
-            believed = self.model.soft_embeddings(z)
-            unchanged = (decision.argmax == torch.stack([slot.argmax for slot in slots])).all(-1).tolist()
-            mean_entropy = decision.mean_entropy.tolist()
-        settled = []
-        for i, slot in enumerate(slots):
-            slot.canvas, slot.argmax, slot.soft = decision.next_canvas[i], decision.argmax[i], believed[i]
-            slot.sequence.stepped(unchanged[i])
-            if slot.sequence.step >= settings[i].max_denoising_steps or sampler.is_settled(
-                slot.sequence.still, mean_entropy[i], settings[i]
-            ):
-                settled.append(slot)
+    def _groups(self, tiles: list[Tile]) -> list[list[Tile]]:
+        """The passes that these tiles take: one, or one for each where company would change a bit."""
+        if not tiles:
+            return []
+        if all(map(self.rehearsal.holds, filter(None, self.passes.rows(tiles)))):
+            return [tiles]
+        return [[tile] for tile in tiles]
+
+    def _launch(self, tiles: list[Tile]) -> tuple[list[Sequence], Tensor | None]:
+        canvases = [tile.sequence for tile in tiles if not tile.causal]
+        now = time.perf_counter()
+        for sequence in canvases:
+            sequence.denoised_at = sequence.denoised_at or now
+        with self._phase("forward"):
+            logits = self.passes.run(tiles)
         self.stats.passes += 1
+        self.stats.tiles += len(tiles)
+        return canvases, logits
+
+    def _decide(self, sequences: list[Sequence], logits: Tensor | None) -> list[Sequence]:
+        """One denoising step of these canvases; returns those whose canvas settled."""
+        if logits is None:
+            return []
+        with self._phase("sample"):
+            outcomes = self.canvases.step(sequences, logits)
+        settled = []
+        for sequence, outcome in zip(sequences, outcomes, strict=True):
+            settings = sequence.settings
+            sequence.stepped(outcome.unchanged)
+            if sequence.step >= settings.max_denoising_steps or sampler.is_settled(
+                sequence.still, outcome.mean_entropy, settings
+            ):
+                sequence.entropy_sum += outcome.mean_entropy
+                settled.append(sequence)
         return settled
 
-    def _rehearse(self, first: int, end: int) -> list[Tensor]:
-        """A denoising pass over made-up canvases first to end - 1: what of it decides tokens."""
-        keys = self._ids([[number, number] for number in range(first, end)])
-        zero, shape = torch.zeros_like(keys[:, 0]), (self.model.config.canvas_length, self.model.config.vocab_size)
-        canvases = noise.uniform_tokens(keys, zero, zero, *shape)
-        soft = self.model.embed_context(canvases.flip(-1))
-        logits = self._canvas_logits(canvases, soft, [self._cache(0)] * len(keys))
-        gumbel = noise.gumbel(keys, zero, zero, *shape)
-        return [logits, gumbel, sampler.entropy(logits).mean(-1), self.model.soft_embeddings(logits)]
-
-    def _settle(self, slot: Slot) -> None:
-        """Emit a canvas's argmax; unless that ends the sequence, encode it and lay the next canvas."""
-        sequence, ids = slot.sequence, slot.argmax.tolist()
-        self.stats.denoise_steps += sequence.step
-        sequence.emit(ids)
-        self.stats.canvases += 1
-        self._stop_strings(sequence)
-        if not sequence.finish:
-            with self._phase("encode"):
-                self._encode(slot.cache, ids)
-            self._lay_canvas(slot)
+    def _settle(self, sequences: list[Sequence]) -> None:
+        """Emit the argmax of each; where that does not end a sequence, its canvas is clean text for the next one."""
+        for sequence in sequences:
+            ids, first = self.canvases.settled(sequence)
+            before = len(sequence.token_ids)
+            self.stats.denoise_steps += sequence.step
+            self.stats.canvases += 1
+            sequence.emit(ids)
+            self._stop_strings(sequence)
+            emitted = len(sequence.token_ids) - before
+            sequence.revised_tokens += sum(was not in (-1, now) for was, now in zip(first, ids[:emitted], strict=False))
+            self.stats.cut_tokens += len(ids) - emitted
+            if not sequence.finish:
+                sequence.pending.append(tuple(ids))
+        self.canvases.lay([sequence for sequence in sequences if not sequence.finish])
 
     def _stop_strings(self, sequence: Sequence) -> None:
         """Cut a sequence after the first token that completes one of its stop strings."""
@@ -224,11 +262,14 @@ class Engine:
         sequence.stop_at(low)
 
     def _completion(self, sequence: Sequence) -> Completion:
-        parsed = self.tokenizer.parse(sequence.answer_ids)
+        with self._phase("tokenize"):
+            parsed = self.tokenizer.parse(sequence.answer_ids)
         text = parsed.text
         if sequence.finish == "stop":
             text = text[: min(text.find(stop) for stop in sequence.settings.stop if stop in text)]
         self.stats.tokens += len(sequence.token_ids)
+        self.stats.shared_tokens = self.pages.hit_tokens
+        self.stats.peak_bytes = peak_bytes(self.device)
         assert sequence.finish is not None
         return Completion(
             id=sequence.prompt.id,
@@ -241,46 +282,36 @@ class Engine:
             canvases=sequence.canvas,
             denoise_steps=sequence.denoise_steps,
             noise_key=sequence.prompt.noise_key,
+            revised_tokens=sequence.revised_tokens,
+            mean_entropy=sequence.entropy_sum / sequence.canvas,
+            queue_s=sequence.started_at - sequence.began_at,
+            prefill_s=sequence.denoised_at - sequence.started_at,
+            denoise_s=time.perf_counter() - sequence.denoised_at,
         )
-
-    def _encode(self, cache: KVCache, ids: list[int]) -> None:
-        """Run clean tokens causally after what the cache holds, and cache them."""
-        positions = torch.arange(cache.length, cache.length + len(ids), device=self.device)
-        causal = torch.ones(len(ids), dtype=torch.bool, device=self.device)
-        self.model.run_layers(self.model.embed_context(self._ids(ids)), positions, causal, cache.attend_causal())
-        cache.length += len(ids)
-        self.stats.passes += 1
-
-    def _canvas_logits(self, canvases: Tensor, soft: Tensor | None, caches: list[KVCache]) -> Tensor:
-        """canvases: (batch, canvas) int64; soft: (batch, canvas, hidden) or None; returns (batch, canvas, vocab)."""
-        starts = torch.tensor([cache.length for cache in caches], device=self.device)
-        positions = starts[:, None] + torch.arange(canvases.shape[1], device=self.device)
-        causal = torch.zeros_like(positions, dtype=torch.bool)
-        x = self.model.embed_canvas(canvases, soft)
-        return self.model.logits(self.model.run_layers(x, positions, causal, attend_canvases(caches)))
-
-    def _counters(self, slots: list[Slot], steps: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        keys = [noise.split_key(slot.sequence.prompt.noise_key) for slot in slots]
-        return self._ids(keys), self._ids([slot.sequence.canvas for slot in slots]), self._ids(steps)
-
-    def _fresh(self, slots: list[Slot], steps: list[int]) -> Tensor:
-        config = self.model.config
-        return noise.uniform_tokens(*self._counters(slots, steps), config.canvas_length, config.vocab_size)
-
-    def _cache(self, capacity: int) -> KVCache:
-        return KVCache(self.model.config, capacity, self.device, self.dtype)
-
-    def _ids(self, values: list) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self.device)
-
-    def _floats(self, values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=self.device)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self.stats.seconds[name] = self.stats.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class Source:
+    """An iterable of prompts, asked one at a time."""
+
+    def __init__(self, prompts: Iterable[Prompt | None]):
+        self.exhausted = False
+        self._prompts = iter(prompts)
+
+    def next(self) -> Prompt | None:
+        """None when there is none, or none now."""
+        if self.exhausted:
+            return None
+        try:
+            return next(self._prompts)
+        except StopIteration:
+            self.exhausted = True
+            return None
 
 
 def pick_device(name: str) -> torch.device:

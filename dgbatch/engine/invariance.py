@@ -1,29 +1,56 @@
-"""Whether a canvas gets the same bits in company as alone: asked of the machine, for no library promises it.
+"""Whether a tile gets the same bits in company as alone: asked of the machine, for no library promises it.
 
 A CPU library picks its GEMM kernel, and with it the order in which a row is summed, by the number of rows, the dtype
-and the threads; an elementwise function may take another path for the last few values of a tensor. Measured with
-torch 2.13 and MKL on AVX-512, for 1 to 16 canvases: float32 on one thread gives the same bits where a canvas has 16
-rows or more; fewer rows, two threads with large matrices, and bfloat16 do not (docs/lab_log.md).
+and the threads; an elementwise function may take another path for the last few values of a tensor. What one row of a
+pass becomes is a function of its own values, of where it lies and of how many rows there are (attention aside, which
+each tile computes alone). So a pass of so many rows is rehearsed once: made-up rows together, and in blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor
 
+from dgbatch.engine import sampler
+from dgbatch.engine.model.transformer import Transformer
 
-def same_in_company(run: Callable[[int, int], Sequence[Tensor]], canvases: int) -> bool:
-    """Whether any 2 to `canvases` canvases together come out as each of them does alone, bit for bit.
 
-    run(first, end): everything that is computed for canvases first to end - 1 of some fixed row of canvases, as
-    tensors with the canvas axis first
-    """
-    alone = [run(index, index + 1) for index in range(canvases)]
-    each = [torch.cat(parts) for parts in zip(*alone, strict=True)]
-    return all(
-        torch.equal(together, apart[:size])
-        for size in range(2, canvases + 1)
-        for together, apart in zip(run(0, size), each, strict=True)
-    )
+class Rehearsal:
+    """Rehearses each number of rows when it first comes up, with the engine's own weights."""
+
+    def __init__(self, model: Transformer, block: int):
+        """block: rows of the smallest tile; every pass is a multiple of it."""
+        self.model = model
+        self.block = block
+        self._blocks: list[list[Tensor]] = []  # what each block of made-up rows becomes alone
+        self._known: dict[int, bool] = {}
+
+    def holds(self, rows: int) -> bool:
+        """Whether each row of a pass of so many rows comes out as it does in a block of its own, bit for bit."""
+        if rows not in self._known:
+            self._known[rows] = self._rehearse(rows)
+        return self._known[rows]
+
+    def _rehearse(self, rows: int) -> bool:
+        while len(self._blocks) * self.block < rows:
+            first = len(self._blocks) * self.block
+            self._blocks.append(self._run(first, first + self.block))
+        apart = [torch.cat(parts) for parts in zip(*self._blocks[: rows // self.block], strict=True)]
+        return all(torch.equal(one, other) for one, other in zip(self._run(0, rows), apart, strict=True))
+
+    def _run(self, first: int, end: int) -> list[Tensor]:
+        """All that decides tokens, of made-up rows first to end - 1, through one layer of each kind."""
+        model, kinds = self.model, self.model.config.layers
+        ids = torch.arange(first, end, device=model.embedding.device) * 7919 % model.config.vocab_size
+        seen: list[Tensor] = []
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            seen.extend([k, v])
+            return q
+
+        one_of_each = {kind: index for index, kind in enumerate(kinds)}.values()
+        embedded = model.embed_canvas(ids, model.embed_context((ids + 1) % model.config.vocab_size))
+        x = model.run_layers(embedded, ids, ids % 2 == 0, attend, only=list(one_of_each))
+        logits = model.logits(x)
+        belief = sampler.believe(logits)
+        return [embedded, *seen, x, logits, belief.p, belief.entropy, model.soft_embeddings(belief.p)]

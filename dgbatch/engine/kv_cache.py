@@ -1,69 +1,76 @@
-"""The keys and values of one sequence's clean tokens, and the two ways of looking at them."""
+"""The keys and values of clean text, in pages, and how the tiles of a pass look at them."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from dgbatch.engine import kernels
 from dgbatch.engine.model.attention import Attend
-from dgbatch.engine.model.config import ModelConfig
+from dgbatch.engine.model.config import LayerConfig, ModelConfig
+from dgbatch.engine.pages import View
+from dgbatch.engine.scheduler import Tile
 
 
 class KVCache:
-    """Room for `capacity` tokens in every layer; `length` of them are encoded."""
+    """Per layer a pool of pages: (pages, page_tokens, 2, kv_heads, head_dim), keys before values."""
 
-    def __init__(self, config: ModelConfig, capacity: int, device: torch.device, dtype: torch.dtype):
+    def __init__(self, config: ModelConfig, full: int, sliding: int, device: torch.device, dtype: torch.dtype):
         self.config = config
-        self.length = 0
-        self.k = [
-            torch.empty(capacity, kind.kv_heads, kind.head_dim, device=device, dtype=dtype) for kind in config.layers
+        self.pools = [
+            torch.empty(sliding if kind.sliding else full, *page_shape(config, kind), device=device, dtype=dtype)
+            for kind in config.layers
         ]
-        self.v = [torch.empty_like(k) for k in self.k]
 
-    def prefix(self, layer: int) -> tuple[Tensor, Tensor]:
-        """What a row after the last token may see: everything, or the last window - 1 tokens on sliding layers.
+    def read(self, layer: int, view: View) -> list[Tensor]:
+        """Keys and values in a view's order, page by page: (tokens, 2, kv_heads, head_dim)."""
+        pool = self.pools[layer]
+        return [pool[page, first:end] for page, first, end in view]
 
-        returns: k, v (tokens, kv_heads, head_dim)
+    def attend(self, placed: list[tuple[Tile, int]]) -> Attend:
+        """For one pass: tiles and the row where each begins.
+
+        Encoding tiles are causal and their keys and values are kept; a canvas sees what is before it and all of
+        itself, and leaves no trace. Whatever a pass encodes can be seen by the other tiles of that pass.
         """
-        kind = self.config.layers[layer]
-        first = max(0, self.length - (self.config.sliding_window - 1)) if kind.sliding else 0
-        return self.k[layer][first : self.length], self.v[layer][first : self.length]
+        masks: dict[tuple[int, int, bool], Tensor] = {}
 
-    def attend_causal(self) -> Attend:
-        """For rows in encoder mode: they follow the cached tokens, see themselves causally, and are cached.
-
-        The rows count as encoded once `length` is moved on, after the last layer.
-        """
+        def mask(rows: int, past: int, sliding: bool) -> Tensor:
+            if (rows, past, sliding) not in masks:
+                masks[rows, past, sliding] = self._causal_mask(rows, past, sliding)
+            return masks[rows, past, sliding]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            rows = q.shape[0]
-            past_k, past_v = self.prefix(layer)
-            self.k[layer][self.length : self.length + rows] = k
-            self.v[layer][self.length : self.length + rows] = v
-            key = torch.arange(-past_k.shape[0], rows, device=q.device)
-            row = torch.arange(rows, device=q.device)[:, None]
-            mask = key <= row
-            if self.config.layers[layer].sliding:
-                mask &= key > row - self.config.sliding_window
-            return kernels.attention(q, torch.cat([past_k, k]), torch.cat([past_v, v]), mask)
+            sliding = self.config.layers[layer].sliding
+            own = torch.stack([k, v], dim=-3)
+            out = torch.zeros_like(q)
+            for tile, first in placed:
+                if tile.causal:
+                    self.pools[layer][tile.pages[sliding], : tile.rows] = own[first : first + tile.rows]
+            for tile, first in placed:
+                rows = slice(first, first + tile.rows)
+                seen = torch.cat([*self.read(layer, tile.sliding if sliding else tile.full), own[rows]])
+                visible = mask(tile.rows, len(seen) - tile.rows, sliding) if tile.causal else None
+                out[rows] = kernels.attention(q[rows], seen[:, 0], seen[:, 1], visible)
+            return out
 
         return attend
 
+    def _causal_mask(self, rows: int, past: int, sliding: bool) -> Tensor:
+        device = self.pools[0].device
+        key = torch.arange(-past, rows, device=device)
+        row = torch.arange(rows, device=device)[:, None]
+        mask = key <= row
+        return mask & (key > row - self.config.sliding_window) if sliding else mask
 
-def attend_canvases(caches: Sequence[KVCache]) -> Attend:
-    """For canvases: each sees its own prefix and all of itself, and is never cached.
 
-    q, k, v: (batch, canvas, heads, head_dim), one cache per canvas. The rectangle needs no mask.
-    """
+def page_shape(config: ModelConfig, kind: LayerConfig) -> tuple[int, int, int, int]:
+    return config.canvas_length, 2, kind.kv_heads, kind.head_dim
 
-    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = torch.empty_like(q)
-        for index, cache in enumerate(caches):
-            past_k, past_v = cache.prefix(layer)
-            out[index] = kernels.attention(q[index], torch.cat([past_k, k[index]]), torch.cat([past_v, v[index]]))
-        return out
 
-    return attend
+def page_bytes(config: ModelConfig, dtype: torch.dtype) -> tuple[int, int]:
+    """Of one page in all full layers and in all sliding layers."""
+    sizes = [0, 0]
+    for kind in config.layers:
+        sizes[kind.sliding] += torch.Size(page_shape(config, kind)).numel() * dtype.itemsize
+    return sizes[0], sizes[1]

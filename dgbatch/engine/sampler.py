@@ -30,10 +30,21 @@ def temperature_at(step: int, settings: Settings) -> float:
     return end + (start - end) * (n - step) / n
 
 
-def entropy(z: Tensor) -> Tensor:
-    """Nats of softmax(z). z: (..., vocab) float32; returns (...) float32."""
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """What the model believes of each position, at this step's temperature."""
+
+    p: Tensor  # (batch, canvas, vocab) float32, sums to 1
+    entropy: Tensor  # (batch, canvas) float32, nats
+    argmax: Tensor  # (batch, canvas) int64
+
+
+def believe(z: Tensor) -> Belief:
+    """z: (batch, canvas, vocab) float32, softcapped logits over this step's temperature; -inf where a token is banned."""
     log_p = z.log_softmax(-1)
-    return -(log_p.exp() * log_p).nan_to_num(0.0).sum(-1)  # 0 * -inf where a token is banned
+    p = log_p.exp()
+    # 0 * -inf where a token is banned
+    return Belief(p, -(p * log_p.clamp_min(-1e4)).sum(-1), z.argmax(-1))
 
 
 def accept(entropies: Tensor, bound: Tensor) -> Tensor:
@@ -47,30 +58,24 @@ def accept(entropies: Tensor, bound: Tensor) -> Tensor:
     return torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, before <= bound[:, None])
 
 
-def draw(z: Tensor, gumbel: Tensor) -> Tensor:
-    """One token per position from softmax(z), by the Gumbel-max trick.
+def draw(p: Tensor, level: Tensor) -> Tensor:
+    """One token per position: the first whose cumulated probability reaches the level, so never one of no probability.
 
-    z, gumbel: (..., vocab) float32; returns (...) int64
+    p: (..., vocab) float32; level: (...) float32 in (0, 1); returns (...) int64
     """
-    return (z + gumbel).argmax(-1)
+    cumulated = p.cumsum(-1)
+    return torch.searchsorted(cumulated, level.unsqueeze(-1) * cumulated[..., -1:]).squeeze(-1)
 
 
-def next_canvas(z: Tensor, drawn: Tensor, fresh: Tensor, bound: Tensor) -> Decision:
+def next_canvas(belief: Belief, drawn: Tensor, fresh: Tensor, bound: Tensor) -> Decision:
     """Keep the tokens the model is sure of and put fresh noise in every other position.
 
-    z:     (batch, canvas, vocab) float32, softcapped logits over this step's temperature
-    drawn: (batch, canvas) int64, one token per position sampled from softmax(z)
+    drawn: (batch, canvas) int64, one token per position sampled from what the model believes
     fresh: (batch, canvas) int64, uniform over the vocabulary
     bound: (batch,) float32, nats
     """
-    entropies = entropy(z)
-    accepted = accept(entropies, bound)
-    return Decision(
-        argmax=z.argmax(-1),
-        accepted=accepted,
-        next_canvas=torch.where(accepted, drawn, fresh),
-        mean_entropy=entropies.mean(-1),
-    )
+    accepted = accept(belief.entropy, bound)
+    return Decision(belief.argmax, accepted, torch.where(accepted, drawn, fresh), belief.entropy.mean(-1))
 
 
 def is_settled(still: int, mean_entropy: float, settings: Settings) -> bool:

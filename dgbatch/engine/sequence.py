@@ -1,13 +1,15 @@
-"""One prompt on its way to a completion: tokens, canvas number, steps. Knows no torch."""
+"""One prompt on its way to a completion: tokens, canvas number, steps, pages. Knows no torch."""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
+from dgbatch.engine.pages import Chunk, Lease
 from dgbatch.records import FinishReason, Prompt, Settings
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Sequence:
     """State of one prompt inside the engine; the engine moves it on, one verb per change."""
 
@@ -15,12 +17,20 @@ class Sequence:
     settings: Settings
     prompt_ids: list[int]
     end_ids: frozenset[int]
+    pending: deque[Chunk] = field(default_factory=deque)  # clean text that is in no page yet
+    lease: Lease | None = None
+    slot: int = -1  # its place among the canvases in flight
     token_ids: list[int] = field(default_factory=list)
     canvas: int = 0  # number of the canvas being denoised
     step: int = 0  # denoising steps this canvas has had
     still: int = 0  # steps in a row that left the argmax as it was
     denoise_steps: int = 0
+    revised_tokens: int = 0
+    entropy_sum: float = 0.0  # of the settled canvases' mean entropies, nats
     finish: FinishReason | None = None
+    began_at: float = 0.0  # seconds of a monotonic clock: pulled, first tile, first denoising step
+    started_at: float = 0.0
+    denoised_at: float = 0.0
 
     def stepped(self, unchanged: bool) -> None:
         """One denoising step is done; `unchanged` says whether the argmax equals the step's before."""
@@ -50,3 +60,8 @@ class Sequence:
     def answer_ids(self) -> list[int]:
         """The generated ids without the end-of-turn token."""
         return self.token_ids[:-1] if self.finish == "end_of_turn" else self.token_ids
+
+
+def chunks_of(ids: list[int], length: int) -> deque[Chunk]:
+    """A text cut at every multiple of `length`, wherever it is computed: what a page holds depends on the text alone."""
+    return deque(tuple(ids[start : start + length]) for start in range(0, len(ids), length))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Ids that `encode` may give, special tokens included."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def never_emitted(self, end_ids: Collection[int]) -> list[int]:
+        """Special tokens that are no text: all but those that end a turn or enclose its thinking."""
+        kept = {*end_ids, self._channel_start, self._channel_end}
+        return [id for id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special and id not in kept]
 
     def render(self, messages: Sequence[Message], thinking: bool) -> str:
         """The prompt's text, up to where the model begins to write. Raises RowError when the template refuses."""

@@ -56,15 +56,21 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     q: (..., rows, heads, head_dim); k, v: (..., keys, kv_heads, head_dim); mask: (..., rows, keys) bool, True
     where a row may look, or None for everywhere; returns like q.
     """
+    # Heads of a group become rows of their KV head, and there are four axes: what torch's fast CPU kernel asks for.
+    rows, kv_heads = q.shape[-3], k.shape[-2]
+    grouped = q.unflatten(-2, (kv_heads, -1)).movedim(-4, -2)  # (..., kv_heads, groups, rows, head_dim)
+    groups = grouped.shape[-3]
+    flat = grouped.reshape(-1, kv_heads, groups * rows, q.shape[-1])
+    if mask is not None:
+        mask = mask.repeat(*[1] * (mask.dim() - 2), groups, 1).reshape(-1, 1, groups * rows, mask.shape[-1])
     out = F.scaled_dot_product_attention(
-        q.transpose(-3, -2),
-        k.transpose(-3, -2),
-        v.transpose(-3, -2),
-        attn_mask=None if mask is None else mask.unsqueeze(-3),
+        flat,
+        k.transpose(-3, -2).reshape(-1, kv_heads, *k.shape[-3::2]),
+        v.transpose(-3, -2).reshape(-1, kv_heads, *v.shape[-3::2]),
+        attn_mask=mask,
         scale=1.0,
-        enable_gqa=q.shape[-2] != k.shape[-2],
     )
-    return out.transpose(-3, -2)
+    return out.view_as(grouped).movedim(-2, -4).flatten(-3, -2)
 
 
 def gated_mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -124,10 +130,10 @@ def softcap(logits: Tensor, cap: float) -> Tensor:
     return cap * torch.tanh(logits.float() / cap)
 
 
-def soft_embeddings(z: Tensor, embedding: Tensor) -> Tensor:
-    """The mean embedding under softmax(z): what self-conditioning hands to the next step.
+def soft_embeddings(p: Tensor, embedding: Tensor) -> Tensor:
+    """The mean embedding under p: what self-conditioning hands to the next step.
 
-    z: (..., vocab) float32 logits over temperature; embedding: (vocab, hidden); returns (..., hidden) in
-    embedding's dtype. The probabilities are rounded to that dtype before the product, as vLLM and mlx do.
+    p: (..., vocab) float32, probabilities; embedding: (vocab, hidden); returns (..., hidden) in embedding's dtype.
+    The probabilities are rounded to that dtype before the product, as vLLM and mlx do.
     """
-    return z.softmax(-1).to(embedding.dtype) @ embedding
+    return p.to(embedding.dtype) @ embedding

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,15 +75,20 @@ class Transformer(nn.Module):
         """Canvas tokens with what the last step believed. ids: (...) int64; soft: (..., hidden) or None."""
         return self.self_conditioning(self.embed_context(ids), soft)
 
-    def run_layers(self, x: Tensor, positions: Tensor, causal: Tensor, attend: Attend) -> Tensor:
-        """All layers. x: (..., hidden); positions: (...) int64; causal: (...) bool; returns like x, not yet normed."""
+    def run_layers(
+        self, x: Tensor, positions: Tensor, causal: Tensor, attend: Attend, only: Sequence[int] | None = None
+    ) -> Tensor:
+        """x: (..., hidden); positions: (...) int64; causal: (...) bool; returns like x, not yet normed.
+
+        only: indices of the layers to run, for a rehearsal; None for all
+        """
         angles = {
             kind: kernels.rope_angles(positions, kind.head_dim, kind.rope_theta, kind.rotated_pairs)
             for kind in set(self.config.layers)
         }
-        for layer, kind in zip(self.layers, self.config.layers, strict=True):
-            cos, sin = angles[kind]
-            x = layer(x, cos.to(x.dtype), sin.to(x.dtype), causal, attend)
+        for index in range(len(self.layers)) if only is None else only:
+            cos, sin = angles[self.config.layers[index]]
+            x = self.layers[index](x, cos.to(x.dtype), sin.to(x.dtype), causal, attend)
         return x
 
     def logits(self, x: Tensor) -> Tensor:
@@ -89,9 +96,9 @@ class Transformer(nn.Module):
         normed = kernels.rms_norm(x, self.final_norm, self.config.norm_eps)
         return kernels.softcap(F.linear(normed, self.embedding), self.config.softcap)
 
-    def soft_embeddings(self, z: Tensor) -> Tensor:
-        """z: (..., vocab) float32, logits over temperature; returns (..., hidden): the next step's `soft`."""
-        return kernels.soft_embeddings(z, self.embedding) * self.embed_scale
+    def soft_embeddings(self, p: Tensor) -> Tensor:
+        """p: (..., vocab) float32, what a step believes; returns (..., hidden): the next step's `soft`."""
+        return kernels.soft_embeddings(p, self.embedding) * self.embed_scale
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
