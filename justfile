@@ -16,7 +16,7 @@ test *args: (_venv "dev")
     {{bin}}/python -m pytest --cov --cov-report=term --cov-fail-under=90 {{args}}
 
 # Tests that take minutes: the demo checkpoint against transformers over 500 puzzles, bars of its training
-test-slow *args: (_venv "dev")
+test-slow *args: (_venv "dev,evaluate")
     {{bin}}/python -m pytest -m slow --timeout=1800 {{args}}
 
 # Style and types

@@ -65,3 +65,15 @@ def test_recipes_that_documents_name_exist() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for recipe in re.findall(r"`just ([a-z-]+)", page.read_text()):
             assert recipe in recipes, f"{page.relative_to(ROOT)} names `just {recipe}`"
+
+
+def test_every_code_of_a_quarantined_row_is_explained() -> None:
+    raised = {
+        node.args[0].value  # type: ignore[attr-defined]  # a code is written where it is raised
+        for path in (ROOT / "dgbatch").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "RowError"
+    }
+    page = (ROOT / "docs" / "quarantine.md").read_text(encoding="utf-8")
+    explained = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", page, re.MULTILINE)
+    assert sorted(explained) == sorted(raised)

@@ -36,7 +36,10 @@ ALLOWED: dict[str, set[str]] = {
     "dgbatch.runner.catalog": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
     "dgbatch.runner.source": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
     "dgbatch.runner.worker": {"pyarrow", "dgbatch.engine", "dgbatch.runner", "dgbatch.records", "dgbatch.errors"},
-    "dgbatch.runner.model": {"dgbatch.engine.checkpoint", "dgbatch.errors", "dgbatch.runner"},
+    "dgbatch.runner.model": {
+        "dgbatch.engine.checkpoint", "dgbatch.engine.weights", "dgbatch.engine.tokenizer", "dgbatch.errors",
+        "dgbatch.runner",
+    },
     "dgbatch.runner.preview": {"dgbatch.engine.tokenizer", "dgbatch.engine.checkpoint", "dgbatch.runner",
                                "dgbatch.records", "dgbatch.errors"},
     "dgbatch.cli": {"typer", "rich", "click", "dgbatch", "pyarrow"},

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from dgbatch.runner.spec import JobSpec
 
 
+MOST_CHARACTERS = 4000  # of a prompt on the screen; --json has all of it
+
+
 def plan(
     job: JobFile,
     overrides: Overrides = [],  # noqa: B006  # typer copies it
@@ -70,7 +73,8 @@ def _show(job: str, spec: JobSpec, made: Plan, prompts: list[Rendered]) -> None:
         if prompt.error:
             screen.print(f"{prompt.id}: would be quarantined: {prompt.error}")
         else:
-            screen.print(
-                Panel(Text(prompt.text.rstrip("\n")), title=f"{prompt.id}{tokens}", title_align="left", width=80)
-            )
+            text = prompt.text.rstrip("\n")
+            if len(text) > MOST_CHARACTERS:
+                text = f"{text[:MOST_CHARACTERS]}\n... and {plural(len(text) - MOST_CHARACTERS, 'character')} more"
+            screen.print(Panel(Text(text), title=f"{prompt.id}{tokens}", title_align="left", width=80))
     screen.print(f"run it: dgbatch submit {job}")

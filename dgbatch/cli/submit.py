@@ -95,7 +95,8 @@ def _lines(done: Submitted) -> list[tuple[str, Any]]:
         lines.append(("wall time", clock(done.seconds) + before))
     if done.verification is not None:
         lines.append(("verified", equation(done.verification).removesuffix(", checksum errors 0")))
-    lines.append(("data", f"{short(done.run.path)}/data/*.{spec.output.format}"))
+    if tally.ok:
+        lines.append(("data", f"{short(done.run.path)}/data/*.{spec.output.format}"))
     if tally.quarantined:
         lines.append(("quarantine", f"{short(done.run.path)}/quarantine/*.{spec.output.format}"))
     if spec.output.duckdb:

@@ -65,6 +65,7 @@ ADD = Portion("add", rows=12, clean_tokens=240, canvases=4)
 STAGES = (
     Stage(1900, 3e-3, (SUDOKU4, SUDOKU6, SORT, ADD)),
     Stage(1200, 2.5e-3, (SUDOKU4, SUDOKU4, SUDOKU4, SUDOKU6, SUDOKU6, replace(SORT, every=4), replace(ADD, every=4))),
+    Stage(800, 2e-3, (SUDOKU4, SUDOKU6, SUDOKU6, SUDOKU6, replace(SORT, every=2), replace(ADD, every=2))),
 )
 
 

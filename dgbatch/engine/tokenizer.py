@@ -18,6 +18,9 @@ from dgbatch.errors import CheckpointError, RowError
 from dgbatch.records import Message
 
 CHANNEL_START, CHANNEL_END = "<|channel>", "<channel|>"
+# Of one prompt: no context holds more, and encoding takes 200 bytes of memory for each. A whole file in one cell, as an
+# unclosed quote in a CSV makes it, would cost its worker instead of its row.
+MOST_CHARACTERS = 8 << 20
 THOUGHT = "thought\n"  # the channel's name and its line break, inside the channel before the thinking itself
 
 
@@ -79,7 +82,15 @@ class Tokenizer:
             raise RowError("template_error", f"the chat template refused the messages: {error}") from error
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text that already holds its special tokens. Raises RowError for half a surrogate pair."""
+        """Token ids of a text that already holds its special tokens.
+
+        Raises RowError for a text beyond any context, and for half a surrogate pair.
+        """
+        if len(text) > MOST_CHARACTERS:
+            raise RowError(
+                "prompt_too_long",
+                f"the prompt has {len(text):,} characters, more than the {MOST_CHARACTERS:,} of any context",
+            )
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -116,7 +127,10 @@ def _content(value: Any) -> str:
 
 def _template(folder: Path, config: dict[str, Any]) -> jinja2.Template:
     path = folder / "chat_template.jinja"
-    source = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
+    try:
+        source = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: not readable as text: {error}. Download it again.") from error
     if not isinstance(source, str):
         raise CheckpointError(f"{folder}: no chat_template.jinja, and none in tokenizer_config.json.")
     environment = ImmutableSandboxedEnvironment(

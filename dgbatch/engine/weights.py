@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,8 @@ from dgbatch.engine.checkpoint import read_json
 from dgbatch.engine.model.config import ModelConfig
 from dgbatch.engine.model.transformer import Transformer
 from dgbatch.errors import CheckpointError
+
+Found = TypeVar("Found")
 
 # ours -> the public name, for what exists once
 RENAMES = {
@@ -92,38 +94,40 @@ def load_config(folder: Path) -> ModelConfig:
 def load_transformer(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
     """A model with a checkpoint's weights, on `device`; None keeps the checkpoint's dtype.
 
-    Reads tensor by tensor, so the peak is the model plus one tensor. Raises CheckpointError that names each
-    missing, unknown or wrong-shaped tensor, and each unreadable file.
+    Reads tensor by tensor, so the peak is the model plus one tensor. Raises CheckpointError like empty_transformer.
+    """
+    model = empty_transformer(folder)
+    ours = {public_name(name): name for name in model.state_dict()}
+    loaded = {
+        ours[name]: tensor.to(dtype) if dtype else tensor for name, tensor in _tensors(folder, device) if name in ours
+    }
+    model.load_state_dict(loaded, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def empty_transformer(folder: Path) -> Transformer:
+    """The model of a checkpoint without its weights, once the headers of the weight files say that those fit.
+
+    Raises CheckpointError that names each missing, unknown or wrong-shaped tensor, and each unreadable file.
     """
     with torch.device("meta"):
         model = Transformer(load_config(folder))
-    wanted = {public_name(name): (name, tensor.shape) for name, tensor in model.state_dict().items()}
-    loaded: dict[str, Tensor] = {}
-    wrong: list[str] = []
-    shaped_wrong: set[str] = set()
-    for name, tensor in _tensors(folder, device):
-        if name.startswith(VISION) or name in TIED:
-            continue
-        if name not in wanted:
-            wrong.append(f"unknown tensor {name} {tuple(tensor.shape)}")
-        elif tensor.shape != wanted[name][1]:
-            wrong.append(f"{name} is {tuple(tensor.shape)}, config.json asks for {tuple(wanted[name][1])}")
-            shaped_wrong.add(name)
-        else:
-            loaded[wanted[name][0]] = tensor.to(dtype) if dtype else tensor
+    wanted = {public_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: shape for name, shape in _shapes(folder) if not name.startswith(VISION) and name not in TIED}
+    wrong = [f"unknown tensor {name} {shape}" for name, shape in found.items() if name not in wanted]
     wrong += [
-        f"missing tensor {name} {tuple(shape)}"
-        for name, (ours, shape) in wanted.items()
-        if ours not in loaded and name not in shaped_wrong
+        f"{name} is {found[name]}, config.json asks for {shape}"
+        for name, shape in wanted.items()
+        if found.get(name, shape) != shape
     ]
+    wrong += [f"missing tensor {name} {shape}" for name, shape in wanted.items() if name not in found]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise CheckpointError(
             f"{folder}: the weights do not fit config.json: {'; '.join(wrong[:5])}{more}. "
             "Download the checkpoint again, or mend its config.json."
         )
-    model.load_state_dict(loaded, assign=True)
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def save_checkpoint(folder: Path, model: Transformer, config: Mapping[str, Any], dtype: torch.dtype) -> None:
@@ -134,12 +138,24 @@ def save_checkpoint(folder: Path, model: Transformer, config: Mapping[str, Any],
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+def _shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Of the files' headers alone; a file that is shorter than its header says is unreadable."""
+    return _of_each(folder, "cpu", lambda file, name: tuple(file.get_slice(name).get_shape()))
+
+
 def _tensors(folder: Path, device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
+    return _of_each(folder, device, lambda file, name: file.get_tensor(name))
+
+
+def _of_each(
+    folder: Path, device: torch.device | str, read: Callable[[Any, str], Found]
+) -> Iterator[tuple[str, Found]]:
+    """The name of each tensor, and what `read` finds under it."""
     for path in _weight_files(folder):
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 for name in file.keys():  # noqa: SIM118 - a safetensors handle is not iterable
-                    yield name, file.get_tensor(name)
+                    yield name, read(file, name)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"{path}: not a readable safetensors file: {error}. The download was cut short or the file is "

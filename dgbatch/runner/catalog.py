@@ -22,6 +22,7 @@ from dgbatch.errors import OutputError, QueryError
 from dgbatch.runner.commits import Commit, FileRecord
 from dgbatch.runner.folder import PARTIAL
 from dgbatch.runner.run_folder import Run
+from dgbatch.runner.schema import Schemas
 from dgbatch.runner.sink import ROW_GROUP_ROWS, stored_schema
 
 READ_ONLY = {"SELECT", "EXPLAIN", "MULTI"}  # MULTI is PIVOT, which becomes several
@@ -114,8 +115,9 @@ def holds_run(path: str, fingerprint: str) -> bool:
     return True
 
 
-def check_duckdb(path: str, fingerprint: str) -> None:
+def check_duckdb(path: str, fingerprint: str, columns: Schemas) -> None:
     """Raises OutputError before the work starts for what `write_duckdb` would refuse when it is done."""
+    _check_types(columns)
     if holds_run(path, fingerprint):
         return
     folder = next(folder for folder in Path(path).absolute().parents if folder.exists())
@@ -124,6 +126,18 @@ def check_duckdb(path: str, fingerprint: str) -> None:
             pass
     except OSError as error:
         raise OutputError(f"output.duckdb: {path} cannot be written: {error.strerror}. Choose another name.") from error
+
+
+def _check_types(columns: Schemas) -> None:
+    with duckdb.connect(":memory:", config=CLOSED) as connection:
+        for field in (*columns.data, *columns.quarantine):
+            try:
+                connection.register("column", pa.schema([field]).empty_table()).execute("SELECT * FROM temp.column")
+            except duckdb.Error:
+                raise OutputError(
+                    f"output.duckdb: column {field.name!r} is {field.type}, which DuckDB does not know. "
+                    "Write it with another type, or leave output.duckdb out."
+                ) from None
 
 
 def _parquet_writer(run: Run, commits: Sequence[Commit]) -> Callable[[str], None]:

@@ -1,4 +1,4 @@
-"""Which model a run uses, found without torch, before anything has started."""
+"""Which model a run uses and whether its files fit, found before anything has started, also where torch is missing."""
 
 from __future__ import annotations
 
@@ -26,17 +26,29 @@ def describe_model(spec: JobSpec, engine: str = ENGINE) -> dict[str, Any]:
     model = {"checkpoint": name, "revision": revision, "checksum": None}
     if engine != ENGINE:
         return model
+    absent = [package for package in NEEDED if importlib.util.find_spec(package) is None]
     if spec.workers.address == "local":
-        for package in NEEDED:
-            if importlib.util.find_spec(package) is None:
-                raise missing(package)
+        if absent:
+            raise missing(absent[0])
     elif name != "demo" and not Path(name).is_dir():
         return model
     folder = checkpoint.resolve(name, revision)
     checkpoint.read_json(folder, "config.json")
     if not list(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder}: no *.safetensors in it. Is the download complete?")
+    if not absent:
+        refuse_damaged(folder)
     return {**model, "checksum": checkpoint.checksum(folder)}
+
+
+def refuse_damaged(folder: Path) -> None:
+    """CheckpointError for files that a worker could not load; reads of the weights nothing but their headers."""
+    from dgbatch.engine.tokenizer import Tokenizer
+    from dgbatch.engine.weights import empty_transformer
+
+    empty_transformer(folder)
+    Tokenizer.load(folder)
+    checkpoint.read_json(folder, "generation_config.json", required=False)
 
 
 def missing(package: str) -> DgbatchError:

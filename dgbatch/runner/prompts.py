@@ -84,13 +84,17 @@ class _Template:
         return wanted
 
     def render(self, row: Mapping[str, Any]) -> str:
-        """Raises RowError: null_prompt for a null that would be printed, template_error for any other failure."""
+        """Raises RowError: null_prompt for a null that would be printed, bad_text for bytes that are no text,
+        template_error for any other failure.
+        """
         try:
             return self._template.render({ROW: row, **row})
         except _Null:
             nulls = sorted(name for name in self.columns if row.get(name) is None)
             named = ", ".join(nulls) if nulls else "a value inside a column"
             raise RowError("null_prompt", f"the template prints a null: {named}") from None
+        except UnicodeDecodeError as error:
+            raise RowError("bad_text", f"a value is not UTF-8 text: {error}") from error
         except FAILURES as error:
             raise RowError("template_error", f"the template failed: {error or type(error).__name__}") from error
 
@@ -130,7 +134,7 @@ class Renderer:
         self.columns = [name for name in columns if name in wanted]  # what `render` needs of a row
 
     def render(self, row_id: str, row: Mapping[str, Any], sample: int) -> Prompt:
-        """One sample of a row. Raises RowError: template_error, null_prompt, empty_prompt or bad_messages."""
+        """One sample of a row. Raises RowError with one of the codes in docs/quarantine.md."""
         needed = {name: row[name] for name in self.columns}
         messages = self._turns(needed)
         if self._system is not None and messages[0]["role"] != "system":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,9 +27,9 @@ def ray_session(address: str) -> Iterator[dict[str, float]]:
     new: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **(new if address == "local" else {}))
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except Exception as error:  # Ray raises many kinds, a plain Exception when this machine is too busy to start it
         raise RunFailed(
-            f"workers.address: Ray did not start at {address!r}: {ray_reason(error)}. "
+            f"workers.address: Ray did not start at {address!r}: {ray_reason(error).rstrip('.')}. "
             "See what is wrong with: dgbatch doctor"
         ) from error
     with _quiet(ray):  # until Ray is gone: its page about a dead process may come late
@@ -39,9 +40,14 @@ def ray_session(address: str) -> Iterator[dict[str, float]]:
 
 
 def _set_ray_environment(address: str) -> None:
-    """Before ray is imported: Ray's version must not decide whether it asks for a token, and it need not phone home."""
+    """Before ray is imported: Ray's version must not decide whether it asks for a token, and it need not phone home.
+
+    A program that has imported ray keeps the mode it has: Ray would tell a new one to its processes and not follow it.
+    """
     token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    if address == "local":
+    if "ray" in sys.modules:
+        pass
+    elif address == "local":
         if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and not token:
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # Ray's ports listen on all addresses
     else:

@@ -116,7 +116,8 @@ def id_texts(column: pa.Array, name: str) -> pa.Array:
             texts.validate(full=True)
         except pa.ArrowInvalid as error:
             raise InputError(
-                f"input.id: column {name!r} has an id that is not UTF-8 text: {error}. Mend it, or choose another column."
+                f"input.id: column {name!r} has an id that is not UTF-8 text: {error}. "
+                "Mend it, or choose another column."
             ) from None
         if texts.null_count == 0 and not pc.any(pc.equal(texts, "")).as_py():
             return texts

@@ -59,7 +59,7 @@ def submit(
     spec = load_job(job, overrides)
     tell(Progress("validating", spec.name, spec.output.path, note="reading the input"))
     plan = make_plan(spec)
-    schemas(spec, plan.schema)  # raises for columns that clash
+    columns = schemas(spec, plan.schema)  # raises for columns that clash
     path = unused(spec.output.path) if new_run else spec.output.path
     complete = completed(path, spec, plan)
     if complete is not None:
@@ -67,7 +67,7 @@ def submit(
     tell(Progress("validating", spec.name, path, expected=plan.expected, note="checking the checkpoint"))
     model = describe_model(spec, engine)  # before anything is written: a wrong checkpoint leaves nothing behind
     if spec.output.duckdb:
-        check_duckdb(spec.output.duckdb, fingerprint(spec, plan))
+        check_duckdb(spec.output.duckdb, fingerprint(spec, plan), columns)
     with lock(path):
         run, is_new = open_or_create(path, spec, plan, model)
         rows_before = sum(commit.ok + commit.quarantined for commit in run.commits())

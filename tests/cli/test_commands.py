@@ -62,6 +62,14 @@ def test_plan_counts_and_shows_the_first_prompts(tmp_path, capfd, without_tokeni
     assert answer["files"] == [{"name": "prompts.parquet", "bytes": answer["files"][0]["bytes"], "rows": 10}]
 
 
+def test_plan_shows_the_beginning_of_a_long_prompt(tmp_path, capfd, without_tokenizer):
+    job = fake_job(tmp_path, ["a" * 5000])
+    left = dgbatch(capfd, "plan", job)
+    assert 3900 < left.out.count("a") < 4200
+    assert "... and 1,006 characters more" in left.out
+    assert len(dgbatch(capfd, "plan", job, "--json").json["preview"][0]["text"]) == 5006
+
+
 def test_plan_of_a_wrong_job_is_one_error(tmp_path, capfd):
     left = dgbatch(capfd, "plan", str(tmp_path / "nowhere.yaml"))
     assert left.code == 2

@@ -174,6 +174,13 @@ def test_quarantined_rows_show_in_summary_and_exit_code(tmp_path, capfd, fake, m
     assert "null_prompt" in dgbatch(capfd, "sql", "out", "select error_code, count(*) from quarantine group by 1").out
 
 
+def test_summary_names_no_data_where_every_row_is_quarantined(tmp_path, capfd, fake, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    left = dgbatch(capfd, "submit", fake_job(tmp_path, ["", None]))
+    assert left.code == 3
+    assert "out/data" not in left.out and "out/quarantine/*.parquet" in left.out
+
+
 @pytest.mark.parametrize("where", ["taken", "taken/below.duckdb"])
 def test_duckdb_file_that_cannot_be_written_is_found_before_the_work(tmp_path, capfd, fake, where):
     (tmp_path / "taken").write_text("precious")

@@ -75,6 +75,16 @@ def test_half_a_surrogate_pair_costs_the_row_and_not_the_engine(tokenizer: Token
     assert caught.value.code == "bad_text"
 
 
+def test_a_text_beyond_any_context_costs_its_row_before_it_is_encoded(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dgbatch.engine.tokenizer.MOST_CHARACTERS", 20)
+    assert len(tokenizer.encode("a" * 20)) == 20
+    with pytest.raises(RowError, match="the prompt has 21 characters, more than the 20 of any context") as caught:
+        tokenizer.encode("a" * 21)
+    assert caught.value.code == "prompt_too_long"
+
+
 def test_special_tokens_are_left_out_of_decoded_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode([*ids("ab"), tiny.EOS, 0, *ids("c")]) == "abc"
 
@@ -179,4 +189,11 @@ def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
 def test_a_broken_tokenizer_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: not a readable tokenizer"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_template_that_is_not_text_is_named(tmp_path: Path) -> None:
+    tiny.write_tokenizer(tmp_path, tiny.TEMPLATE)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja: not readable as text"):
         Tokenizer.load(tmp_path)

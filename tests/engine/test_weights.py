@@ -134,6 +134,7 @@ def holds(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, tuple[int, ...
                 yield name, torch.empty(shape, device="meta", dtype=torch.bfloat16)
 
         monkeypatch.setattr(weights, "_tensors", tensors)
+        monkeypatch.setattr(weights, "_shapes", lambda folder: iter(table.items()))
 
     return pretend
 
@@ -332,6 +333,13 @@ def test_an_unreadable_weight_file_is_named(folder: Path, damage: str) -> None:
     with pytest.raises(CheckpointError, match=r"model\.safetensors: not a readable safetensors file") as caught:
         load_transformer(folder)
     assert "download it again" in str(caught.value)
+
+
+def test_weights_are_checked_by_their_headers_before_any_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rewrite(folder, lambda tensors: tensors.pop("model.decoder.norm.weight"))
+    monkeypatch.setattr(weights, "_tensors", lambda *arguments: pytest.fail("weights were read"))
+    with pytest.raises(CheckpointError, match=r"missing tensor model\.decoder\.norm\.weight"):
+        load_transformer(folder)
 
 
 def test_a_folder_without_weights_says_so(folder: Path) -> None:

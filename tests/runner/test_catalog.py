@@ -15,7 +15,7 @@ import pytest
 
 from dgbatch.errors import OutputError, QueryError
 from dgbatch.runner import catalog
-from dgbatch.runner.catalog import EXPORTS, export, sql, write_duckdb
+from dgbatch.runner.catalog import EXPORTS, check_duckdb, export, sql, write_duckdb
 from dgbatch.runner.run_folder import Run
 from tests.runner.conftest import MakeJob
 from tests.runner.small_run import commit_all, new_run
@@ -268,6 +268,16 @@ def test_the_duckdb_file_of_a_run_is_renewed_and_anybody_elses_refused(run: Run,
     (tmp_path / "text").write_text("mine")
     with pytest.raises(OutputError, match="is not of this run"):
         write_duckdb(run, str(tmp_path / "text"))
+
+
+def test_a_column_that_the_duckdb_file_cannot_hold_is_refused_before_the_work(
+    make_job: MakeJob, run: Run, tmp_path: Path
+) -> None:
+    check_duckdb(str(tmp_path / "run.duckdb"), run.fingerprint, run.schemas)
+    odd = new_run(make_job(pa.table({"prompt": ["x"], "half": pa.array([1.5], pa.float16())}), "output.path=odd"))
+    with pytest.raises(OutputError, match=r"output\.duckdb: column 'half' is halffloat, which DuckDB does not know"):
+        check_duckdb(str(tmp_path / "run.duckdb"), odd.fingerprint, odd.schemas)
+    assert not (tmp_path / "run.duckdb").exists()
 
 
 def test_many_small_shards_come_out_in_order(make_job: MakeJob, some_rows: Rows, tmp_path: Path) -> None:

@@ -112,6 +112,17 @@ def test_damaged_files_are_named(tmp_path, name, data, says):
     assert name in str(caught.value) and says in str(caught.value)
 
 
+def test_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("os.path.getsize", refuse)  # a chmod does not keep root out
+    with pytest.raises(InputError, match=r"a\.parquet: may not be read. Check its permissions"):
+        formats.layout(str(tmp_path / "a.parquet"))
+
+
 def test_file_without_rows_has_none(tmp_path):
     for name, data in {"a.csv": "a,b\n", "b.csv": "\n\n", "a.jsonl": "\n"}.items():
         (tmp_path / name).write_text(data)

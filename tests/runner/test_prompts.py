@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,9 @@ from hypothesis import strategies as st
 from dgbatch.errors import InputError, JobError, RowError
 from dgbatch.runner.prompts import Renderer, noise_key
 from dgbatch.runner.spec import JobSpec
+
+# as the source hands on what a careless writer put into a text column
+NOT_UTF8 = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"], pa.binary()).buffers())[0]
 
 
 def job(**prompt) -> JobSpec:
@@ -141,6 +145,7 @@ def test_template_that_cannot_work_is_refused(template, says):
         ("{{ a / b }}", {"a": 1, "b": 0}, "template_error", "division by zero"),
         ("{{ a + b }}", {"a": 1, "b": "x"}, "template_error", "unsupported operand"),
         ("{{ a }}", {"a": b"\xff"}, "template_error", "binary"),
+        ("{{ a }}", {"a": NOT_UTF8}, "bad_text", "a value is not UTF-8 text"),
         ("{{ a.__class__.__mro__ }}", {"a": 1}, "template_error", "unsafe"),
         ("{% for x in range(a) %}{% endfor %}", {"a": 10**9}, "template_error", "Range too big"),
         ("{{ a.append(1) }}", {"a": [1]}, "template_error", "is unsafe"),

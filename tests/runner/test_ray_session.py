@@ -16,6 +16,7 @@ def bare(monkeypatch, tmp_path):
         monkeypatch.setenv(name, "to be restored")
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
     return monkeypatch
 
 
@@ -45,6 +46,12 @@ def test_token_of_the_user_is_used(bare):
     bare.setenv("RAY_AUTH_TOKEN", "mine")
     module._set_ray_environment("local")
     assert environment()["RAY_AUTH_TOKEN"] == "mine"
+
+
+def test_program_that_imported_ray_before_keeps_its_settings(bare):
+    bare.setitem(sys.modules, "ray", FakeRay())
+    module._set_ray_environment("local")
+    assert environment() == {"RAY_AUTH_MODE": None, "RAY_AUTH_TOKEN": None, "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def test_cluster_is_asked_with_a_token_only_when_there_is_one(bare, tmp_path):
@@ -110,6 +117,13 @@ def test_cluster_that_is_not_there_is_one_clear_error(bare):
     bare.setitem(sys.modules, "ray", FakeRay(ConnectionError("could not connect\nto the address")))
     with pytest.raises(RunFailed, match=r"workers\.address: .* '10\.0\.0\.1:6379': to the address\. .*dgbatch doctor"):  # noqa: SIM117
         with ray_session("10.0.0.1:6379"):
+            pass
+
+
+def test_machine_too_busy_to_start_ray_is_one_clear_error(bare):
+    bare.setitem(sys.modules, "ray", FakeRay(Exception("The current node timed out during startup.")))
+    with pytest.raises(RunFailed, match=r"'local': The current node timed out during startup\. "):  # noqa: SIM117
+        with ray_session("local"):
             pass
 
 
