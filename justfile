@@ -39,6 +39,11 @@ golden: (_venv "dev")
 evaluate *args: (_venv "dev,evaluate")
     {{bin}}/python -m dgbatch.demo.train --evaluate {{args}}
 
+# Our engine against transformers, one token a pass and lockstep batches; takes what `dgbatch bench engine` takes
+bench *args: (_venv "engine,bench")
+    {{bin}}/dgbatch bench roofline --measure
+    {{bin}}/dgbatch bench engine {{args}}
+
 # Remove the environment and everything runs left behind
 clean:
     rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* htmlcov

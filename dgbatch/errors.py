@@ -7,6 +7,7 @@ DgbatchError                 exit code
 ├── OutputError              2    the output folder cannot be used, or holds another job's run
 ├── RunNotFound              2    no run where one was named
 ├── QueryError               2    the SQL is wrong
+├── BenchError               2    a benchmark that cannot be run: a package or a folder is missing
 ├── RunLocked                5    another process works on this run
 ├── RunFailed                4    work was lost on the way; submitting again resumes
 └── RunCancelled             130  somebody pressed Ctrl-C or cancelled; submitting again resumes
@@ -44,6 +45,10 @@ class RunNotFound(DgbatchError):
 
 
 class QueryError(DgbatchError):
+    exit_code = 2
+
+
+class BenchError(DgbatchError):
     exit_code = 2
 
 

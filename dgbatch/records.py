@@ -23,6 +23,7 @@ class Settings:
     stability: int  # steps the argmax must have stood still
     stop: tuple[str, ...] = ()
     greedy: bool = False  # accept the likeliest token instead of a drawn one
+    suppress_tokens: tuple[int, ...] = ()  # ids that are never written
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Generation:
     stability: int | None = None
     stop: tuple[str, ...] | None = None
     greedy: bool | None = None
+    suppress_tokens: tuple[int, ...] | None = None
 
     def or_else(self, defaults: Settings) -> Settings:
         """The checkpoint's settings, with what is said here put over them."""
@@ -106,7 +108,7 @@ class Rejection:
 class EngineConfig:
     """What the engine is told; built by the runner without torch."""
 
-    canvases: int = 8  # canvases in flight
+    canvases: int | None = None  # canvases in flight; None: what a short calibration finds best
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     dtype: str = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
     threads: int | None = None  # CPU threads of torch; None leaves it alone
@@ -115,6 +117,19 @@ class EngineConfig:
     fold: bool = True  # a canvas starts in the pass that encodes what comes before it
     share_prefixes: bool = True  # keep the keys and values of prompts that begin alike
     kv_bytes: int | None = None  # for keys and values; None: what the device has left
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """One measured point of the throughput curve."""
+
+    canvases: int  # in flight
+    seconds: float  # of one denoising step of them all
+
+    @property
+    def per_second(self) -> float:
+        """Canvas steps a second."""
+        return self.canvases / self.seconds
 
 
 @dataclass(slots=True)

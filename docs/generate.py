@@ -69,7 +69,7 @@ def cli_page() -> str:
     """Every command with its arguments and options."""
     command = typer.main.get_command(app)
     lines = ["# Commands", "", NOTE, "", *command.epilog.splitlines(), ""]
-    for name, sub in command.commands.items():  # type: ignore[attr-defined]
+    for name, sub in _commands(command):
         arguments = " ".join(p.name.upper() for p in sub.params if p.param_type_name == "argument")
         lines += [f"## `dgbatch {name} {arguments}".rstrip() + "`", "", *sub.help.strip().splitlines(), ""]
         options = [p for p in sub.params if p.param_type_name == "option" and not p.hidden and p.name != "help"]
@@ -78,6 +78,15 @@ def cli_page() -> str:
             lines += [f"| `{', '.join([*p.opts, *p.secondary_opts])}` | {p.help or ''} |" for p in options]
             lines.append("")
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
+
+
+def _commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command with its full name; a group gives those in it."""
+    for name, sub in group.commands.items():
+        if hasattr(sub, "commands"):
+            yield from _commands(sub, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", sub
 
 
 PAGES = {"job.md": job_page, "cli.md": cli_page}

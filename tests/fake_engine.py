@@ -1,9 +1,10 @@
 """An engine for tests of the runner: it reverses its prompt, needs no torch, and does what the prompt tells it to.
 
 A prompt may hold orders: `!die` ends the process, `!die=FILE` only while FILE does not exist (it makes it),
-`!hang=FILE` stands still in the same way, `!fatal` raises, `!reject` rejects the row, `!steps=N` takes N steps. The
-checkpoint is a folder with `fake.json`: {"step_s": seconds per step, "load_s": ..., "load_error": a checkpoint error,
-"load_crash": an exception, "load_exit": an exit code, "checksum": ...}.
+`!hang=FILE` stands still in the same way, `!fatal` raises, `!reject` rejects the row, `!steps=N` takes N steps,
+`!generation` answers with the settings that arrived, as JSON. The checkpoint is a folder with `fake.json`:
+{"step_s": seconds per step, "load_s": ..., "load_error": a checkpoint error, "load_crash": an exception, "load_exit":
+an exit code, "checksum": ...}.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dgbatch.errors import CheckpointError
-from dgbatch.records import Completion, EngineConfig, EngineStats, Prompt, Rejection
+from dgbatch.records import Completion, CurvePoint, EngineConfig, EngineStats, Prompt, Rejection
 
 PATH = "tests.fake_engine:FakeEngine"
 
@@ -44,6 +45,8 @@ class FakeEngine:
     def __init__(self, config: EngineConfig, settings: dict):
         self.config = config
         self.stats = EngineStats()
+        self.in_flight = config.canvases or 8
+        self.curve = [] if config.canvases else [CurvePoint(4, 0.5), CurvePoint(8, 0.8)]
         self.model_checksum: str = settings.get("checksum", "fake")
         self.device_name = "fake"
         self._step_s: float = settings.get("step_s", 0.0)
@@ -67,7 +70,7 @@ class FakeEngine:
         waiting: Iterator[Prompt | None] | None = iter(prompts)
         flying: list[_Canvas] = []
         while waiting or flying:
-            while waiting and len(flying) < self.config.canvases:
+            while waiting and len(flying) < self.in_flight:
                 prompt = next(waiting, StopIteration)
                 if prompt is StopIteration:
                     waiting = None
@@ -102,7 +105,8 @@ class FakeEngine:
 
 def reversed_prompt(prompt: Prompt, steps: int = 1) -> Completion:
     """What this engine makes of a prompt, whatever it ran beside."""
-    text = prompt.messages[-1]["content"][::-1]
+    content = prompt.messages[-1]["content"]
+    text = json.dumps(asdict(prompt.generation)) if "!generation" in content else content[::-1]
     return Completion(
         id=prompt.id,
         sample=prompt.sample,
@@ -114,6 +118,11 @@ def reversed_prompt(prompt: Prompt, steps: int = 1) -> Completion:
         canvases=1,
         denoise_steps=steps,
         noise_key=prompt.noise_key,
+        revised_tokens=prompt.noise_key % 7,
+        mean_entropy=prompt.noise_key % 100 / 128,
+        queue_s=0.5,
+        prefill_s=time.perf_counter(),
+        denoise_s=0.25,
     )
 
 

@@ -20,8 +20,9 @@ ALLOWED: dict[str, set[str]] = {
     "dgbatch.engine": ENGINE_PACKAGES | {"dgbatch.engine", "dgbatch.records", "dgbatch.errors"},
     "dgbatch.engine.kernels": {"torch", "triton", "dgbatch.engine.kernels"},
     "dgbatch.engine.model": {"torch", "dgbatch.engine.kernels", "dgbatch.engine.model", "dgbatch.records"},
-    "dgbatch.engine.scheduler": {"dgbatch.records"},
-    "dgbatch.engine.sequence": {"dgbatch.records"},
+    "dgbatch.engine.pages": set(),
+    "dgbatch.engine.scheduler": {"dgbatch.engine.pages", "dgbatch.engine.sequence", "dgbatch.records"},
+    "dgbatch.engine.sequence": {"dgbatch.engine.pages", "dgbatch.records"},
     "dgbatch.engine.checkpoint": {"huggingface_hub", "dgbatch.errors"},
     "dgbatch.engine.tokenizer": {
         "tokenizers", "jinja2", "dgbatch.engine.checkpoint", "dgbatch.records", "dgbatch.errors",
@@ -32,7 +33,9 @@ ALLOWED: dict[str, set[str]] = {
     "dgbatch.runner.dispatch": {"dgbatch.runner.plan"},
     "dgbatch.runner.driver": {"ray", "dgbatch"},
     "dgbatch.runner.ray_session": {"ray", "dgbatch.errors"},
-    "dgbatch.runner.spec": {"pydantic", "yaml", "dgbatch.errors", "dgbatch.records", "dgbatch.runner"},
+    "dgbatch.runner.block": {"pydantic"},
+    "dgbatch.runner.generation": {"pydantic", "pyarrow", "dgbatch.errors", "dgbatch.records", "dgbatch.runner"},
+    "dgbatch.runner.spec": {"pydantic", "yaml", "dgbatch.errors", "dgbatch.runner"},
     "dgbatch.runner.catalog": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
     "dgbatch.runner.source": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
     "dgbatch.runner.worker": {"pyarrow", "dgbatch.engine", "dgbatch.runner", "dgbatch.records", "dgbatch.errors"},
@@ -43,6 +46,8 @@ ALLOWED: dict[str, set[str]] = {
     "dgbatch.runner.preview": {"dgbatch.engine.tokenizer", "dgbatch.engine.checkpoint", "dgbatch.runner",
                                "dgbatch.records", "dgbatch.errors"},
     "dgbatch.cli": {"typer", "rich", "click", "dgbatch", "pyarrow"},
+    "dgbatch.roofline": set(),
+    "dgbatch.bench": {"torch", "transformers", "matplotlib", "pyarrow", "dgbatch"},
     "dgbatch.demo": {"torch", "numpy", "tokenizers", "pyarrow", "reasoning_gym", "dgbatch"},
 }  # fmt: skip
 # what a prefix never imports, whatever its packages allow
@@ -50,7 +55,8 @@ FORBIDDEN: dict[str, set[str]] = {
     "dgbatch.cli": {"dgbatch.engine", "dgbatch.demo", "torch"},
     "dgbatch.runner": {"torch", "triton", "dgbatch.cli", "dgbatch.demo", "dgbatch.bench"},
     "dgbatch.runner.worker": {"ray", "duckdb", "prometheus_client", "dgbatch.runner.driver"},
-    "dgbatch.engine": {"dgbatch.runner", "dgbatch.cli"},
+    "dgbatch.engine": {"dgbatch.runner", "dgbatch.cli", "dgbatch.bench", "dgbatch.demo", "dgbatch.roofline"},
+    "dgbatch.demo": {"dgbatch.bench", "dgbatch.cli"},
 }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
+from dgbatch.cli.bench import bench
 from dgbatch.cli.doctor import doctor
 from dgbatch.cli.export import export
 from dgbatch.cli.init import init
@@ -45,6 +46,7 @@ def version(
 
 for command in (init, plan, submit, status, ls, verify, sql, export, doctor):
     app.command()(command)
+app.add_typer(bench, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

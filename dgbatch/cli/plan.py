@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from json import dumps
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -44,9 +46,16 @@ def plan(
                 "expected": made.expected,
                 "shards": len(made.shards),
                 "files": [{"name": file.name, "bytes": file.bytes, "rows": file.rows} for file in made.files],
+                "in_flight": _noted(spec.public()["output"]["path"]),
                 "fingerprint": fingerprint(spec, made),
                 "preview": [
-                    {"id": prompt.id, "text": prompt.text, "tokens": prompt.tokens, "error": prompt.error}
+                    {
+                        "id": prompt.id,
+                        "text": prompt.text,
+                        "tokens": prompt.tokens,
+                        "error": prompt.error,
+                        "generation": prompt.generation,
+                    }
                     for prompt in prompts
                 ],
             }
@@ -55,10 +64,22 @@ def plan(
         _show(job, spec, made, prompts)
 
 
+def _noted(path: str) -> Mapping[str, Any]:
+    """What an earlier submit into this folder measured."""
+    from dgbatch.errors import DgbatchError
+    from dgbatch.runner.run_folder import Run
+
+    try:
+        return Run.open(path).canvases
+    except DgbatchError:  # no run yet, which is the rule
+        return {}
+
+
 def _show(job: str, spec: JobSpec, made: Plan, prompts: list[Rendered]) -> None:
     from rich.panel import Panel
     from rich.text import Text
 
+    from dgbatch.cli.curve import in_flight
     from dgbatch.cli.output import console, plural, short
 
     screen = console()
@@ -67,7 +88,10 @@ def _show(job: str, spec: JobSpec, made: Plan, prompts: list[Rendered]) -> None:
         f"{spec.name}: {plural(made.rows, 'row')}{each}, in {plural(len(made.shards), 'shard')} of at most "
         f"{plural(spec.workers.shard_rows, 'row')}, from {plural(len(made.files), 'file')}"
     )
-    screen.print(f"output: {short(spec.public()['output']['path'])}")
+    path = spec.public()["output"]["path"]
+    screen.print(f"output: {short(path)}")
+    for line in in_flight(_noted(path)):
+        screen.print(f"in flight when it ran: {line}")
     for prompt in prompts:
         tokens = "" if prompt.tokens is None else f", {plural(prompt.tokens, 'token')}"
         if prompt.error:
@@ -77,4 +101,7 @@ def _show(job: str, spec: JobSpec, made: Plan, prompts: list[Rendered]) -> None:
             if len(text) > MOST_CHARACTERS:
                 text = f"{text[:MOST_CHARACTERS]}\n... and {plural(len(text) - MOST_CHARACTERS, 'character')} more"
             screen.print(Panel(Text(text), title=f"{prompt.id}{tokens}", title_align="left", width=80))
+            if prompt.generation:
+                said = ", ".join(f"{name}={dumps(value)}" for name, value in prompt.generation.items())
+                screen.print(f"{prompt.id} overrides: {said}")
     screen.print(f"run it: dgbatch submit {job}")

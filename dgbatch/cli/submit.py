@@ -78,6 +78,7 @@ def summary(done: Submitted) -> list[RenderableType]:
 def _lines(done: Submitted) -> list[tuple[str, Any]]:
     from rich.text import Text
 
+    from dgbatch.cli.curve import in_flight
     from dgbatch.cli.output import short
     from dgbatch.cli.status import share
     from dgbatch.cli.verify import equation
@@ -90,6 +91,7 @@ def _lines(done: Submitted) -> list[tuple[str, Any]]:
     lines.append(("tokens", f"{tally.tokens:,} generated, {rate(done.status.tokens_per_s)} per second"))
     if tally.steps_per_canvas is not None:
         lines.append(("canvases", f"{tally.canvases:,}, {tally.steps_per_canvas:.1f} denoising steps each"))
+    lines += [("in flight", line) for line in in_flight(done.run.canvases)]
     if not done.was_complete:
         before = f" ({done.rows_before:,} rows were there already)" if done.rows_before else ""
         lines.append(("wall time", clock(done.seconds) + before))

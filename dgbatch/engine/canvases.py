@@ -32,14 +32,13 @@ class Canvases:
         self.model = model
         self.device = device = model.embedding.device
         length, hidden = model.config.canvas_length, model.config.hidden
-        ids = {"dtype": torch.int64, "device": device}
-        self.tokens = torch.zeros(slots, length, **ids)
-        self.argmax = torch.full((slots, length), -1, **ids)
-        self.first_accepted = torch.full((slots, length), -1, **ids)
+        self.tokens = torch.zeros(slots, length, dtype=torch.int64, device=device)
+        self.argmax = torch.full_like(self.tokens, -1)
+        self.first_accepted = torch.full_like(self.tokens, -1)
         self.soft = torch.zeros(slots, length, hidden, dtype=model.embedding.dtype, device=device)
-        self._fresh = torch.zeros(slots, NOISE_STEPS + 1, length, **ids)
+        self._fresh = torch.zeros(slots, NOISE_STEPS + 1, length, dtype=torch.int64, device=device)
         self._level = torch.zeros(slots, NOISE_STEPS + 1, length, device=device)
-        self._banned = torch.tensor(list(banned), **ids)
+        self._banned = self._ids(list(banned))
 
     def lay(self, sequences: Many[Sequence]) -> None:
         """Fresh canvases of uniform noise, with nothing believed about them yet."""
@@ -62,6 +61,9 @@ class Canvases:
         z = logits / self._floats(temperatures)[:, None, None]
         if len(self._banned):
             z.index_fill_(-1, self._banned, float("-inf"))
+        for place, own in enumerate(settings):
+            if own.suppress_tokens:
+                z[place].index_fill_(-1, self._ids(list(own.suppress_tokens)), float("-inf"))
         length = self.tokens.shape[1]
         belief = sampler.believe(z)
         soft = self.model.soft_embeddings(belief.p)[:, :length]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from dgbatch.engine import sampler
+from dgbatch.engine.calibration import SIZES, knee, measure
 from dgbatch.engine.canvases import Canvases
 from dgbatch.engine.checkpoint import checksum, resolve
 from dgbatch.engine.generation_config import read_generation_config
 from dgbatch.engine.invariance import Rehearsal
 from dgbatch.engine.kv_cache import KVCache
-from dgbatch.engine.memory import count_pages, default_budget, peak_bytes
+from dgbatch.engine.memory import count_pages, default_budget, holds_all, peak_bytes
 from dgbatch.engine.model.transformer import Transformer
 from dgbatch.engine.pages import Pages
 from dgbatch.engine.passes import Passes
@@ -26,7 +27,7 @@ from dgbatch.engine.sequence import Sequence, chunks_of
 from dgbatch.engine.tokenizer import Tokenizer
 from dgbatch.engine.weights import load_transformer
 from dgbatch.errors import CheckpointError, RowError
-from dgbatch.records import Completion, EngineConfig, EngineStats, Prompt, Rejection, Settings
+from dgbatch.records import Completion, CurvePoint, EngineConfig, EngineStats, Prompt, Rejection, Settings
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
@@ -46,14 +47,53 @@ class Engine:
         self.dtype = model.embedding.dtype
         self.stats = EngineStats()
         self.model_checksum = ""
-        shape = model.config
-        budget = config.kv_bytes or default_budget(shape, self.device, config.canvases)
-        counts = count_pages(shape, self.dtype, config.canvases, config.prefill_tiles, budget)
+        self.curve: list[CurvePoint] = []  # where canvases were left to the engine: what it measured
+        if config.canvases is None:
+            self.curve = self._calibrate()
+        self._make_room(config.canvases or knee(self.curve))
+
+    def _make_room(self, canvases: int) -> None:
+        """Memory for so many canvases in flight, and the keys and values before them."""
+        shape, config = self.model.config, self.config
+        self.in_flight = canvases
+        budget = config.kv_bytes or default_budget(shape, self.device, canvases)
+        counts = count_pages(shape, self.dtype, canvases, config.prefill_tiles, budget)
         self.pages = Pages(*counts, shape.canvas_length, shape.sliding_window - 1, config.share_prefixes)
         self.kv = KVCache(shape, *counts, self.device, self.dtype)
-        self.canvases = Canvases(model, config.canvases, tokenizer.never_emitted(self.end_ids))
-        self.passes = Passes(model, self.kv, self.canvases)
-        self.rehearsal = Rehearsal(model, self.passes.quantum)
+        self.canvases = Canvases(self.model, canvases, self.tokenizer.never_emitted(self.end_ids))
+        self.passes = Passes(self.model, self.kv, self.canvases)
+        self.rehearsal = Rehearsal(self.model, self.passes.quantum)
+
+    @torch.inference_mode()
+    def _calibrate(self) -> list[CurvePoint]:
+        """Time denoising steps of made-up canvases, each after a page of made-up prompt, for more and more of them."""
+        length, vocab = self.model.config.canvas_length, self.model.config.vocab_size
+
+        def prepare(canvases: int) -> Callable[[], object]:
+            self._make_room(canvases)
+            scheduler = Scheduler(self.pages, canvases, length, canvases, fold=False)
+            for number in range(canvases):
+                text = [(number + 7 * place) % vocab for place in range(length)]
+                short = replace(self.defaults, max_new_tokens=length)
+                scheduler.waiting.append(
+                    Sequence(Prompt("", 0, (), number), short, text, self.end_ids, chunks_of(text, length))
+                )
+            self.canvases.lay(scheduler.admit())
+            return lambda: [self._decide(*self._launch(group)) for group in self._groups(scheduler.plan())]
+
+        curve = measure(prepare, self._sizes())
+        self.stats = EngineStats()
+        return curve
+
+    def _sizes(self) -> list[int]:
+        """Canvases in flight worth trying: those that the memory allows beside their longest prompts."""
+        config = self.config
+
+        def fits(canvases: int) -> bool:
+            budget = config.kv_bytes or default_budget(self.model.config, self.device, canvases)
+            return holds_all(self.model.config, self.dtype, canvases, config.prefill_tiles, budget)
+
+        return [SIZES[0], *(size for size in SIZES[1:] if fits(size))]
 
     @classmethod
     def load(
@@ -92,7 +132,7 @@ class Engine:
         source = Source(prompts)
         scheduler = Scheduler(
             self.pages,
-            self.config.canvases,
+            self.in_flight,
             self.model.config.canvas_length,
             self.config.prefill_tiles,
             self.config.fold,
@@ -105,7 +145,7 @@ class Engine:
                 tiles = scheduler.plan()
                 steps = [self._launch(group) for group in self._groups(tiles)]
                 # the device is at work: what the host has to do goes here
-                self._pull(source, scheduler, self.config.canvases - len(scheduler.waiting), results)
+                self._pull(source, scheduler, self.in_flight - len(scheduler.waiting), results)
                 while results:
                     yield results.popleft()
                 settled = [one for canvases, logits in steps for one in self._decide(canvases, logits)]
@@ -130,7 +170,9 @@ class Engine:
         """
         length = self.model.config.canvas_length
         scheduler = Scheduler(self.pages, 1, length, self.config.prefill_tiles)
-        sequence = Sequence(Prompt("", 0, (), 0), self.defaults, prompt_ids, self.end_ids, chunks_of(prompt_ids, length))
+        sequence = Sequence(
+            Prompt("", 0, (), 0), self.defaults, prompt_ids, self.end_ids, chunks_of(prompt_ids, length)
+        )
         scheduler.waiting.append(sequence)
         scheduler.admit()
         while sequence.pending:
@@ -147,9 +189,7 @@ class Engine:
         assert logits is not None
         return logits[0, :length]
 
-    def _pull(
-        self, source: Source, scheduler: Scheduler, count: int, results: deque[Completion | Rejection]
-    ) -> None:
+    def _pull(self, source: Source, scheduler: Scheduler, count: int, results: deque[Completion | Rejection]) -> None:
         """Take up to `count` prompts and make them ready to be admitted, or reject them."""
         while count > 0:
             with self._phase("idle" if scheduler.idle else "tokenize"):
@@ -176,6 +216,8 @@ class Engine:
             raise RowError(
                 "prompt_too_long", f"the prompt has {len(prompt_ids)} tokens, at most {limit} fit beside a canvas"
             )
+        if settings.suppress_tokens:
+            self._check_suppressed(settings.suppress_tokens)
         room = (most - len(prompt_ids)) // length * length
         settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, room))
         sequence = Sequence(prompt, settings, prompt_ids, self.end_ids, chunks_of(prompt_ids, length))
@@ -184,12 +226,23 @@ class Engine:
         if not self.pages.fits(need):
             raise RowError(
                 "out_of_kv_memory",
-                f"{len(prompt_ids)} prompt tokens and {settings.max_new_tokens} new ones need {need[0]} pages of {length} "
-                f"tokens, and {self.pages.full.size} fit the memory for keys and values",
+                f"{len(prompt_ids)} prompt tokens and {settings.max_new_tokens} new ones need {need[0]} pages of "
+                f"{length} tokens, and {self.pages.full.size} fit the memory for keys and values",
             )
         self.stats.prompts += 1
         self.stats.prompt_tokens += len(prompt_ids)
         return sequence
+
+    def _check_suppressed(self, ids: tuple[int, ...]) -> None:
+        """Raises RowError for an id that is no token's, and where none is left to write."""
+        size = self.model.config.vocab_size
+        if unknown := [id for id in ids if not 0 <= id < size]:
+            raise RowError(
+                "bad_generation",
+                f"suppress_tokens has the id {unknown[0]}; those of this checkpoint go from 0 to {size - 1:,}",
+            )
+        if len({*ids, *self.tokenizer.never_emitted(self.end_ids)}) >= size:
+            raise RowError("bad_generation", "suppress_tokens leaves no token to write")
 
     def _admit(self, scheduler: Scheduler) -> None:
         admitted = scheduler.admit()
@@ -202,7 +255,7 @@ class Engine:
         """The passes that these tiles take: one, or one for each where company would change a bit."""
         if not tiles:
             return []
-        if all(map(self.rehearsal.holds, filter(None, self.passes.rows(tiles)))):
+        if all(map(self.rehearsal.holds, sorted(self.passes.rows(tiles)))):
             return [tiles]
         return [[tile] for tile in tiles]
 

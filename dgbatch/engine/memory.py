@@ -21,12 +21,23 @@ def count_pages(
     config: ModelConfig, dtype: torch.dtype, canvases: int, prefill_tiles: int, budget: int
 ) -> tuple[int, int]:
     """Pages of the full and of the sliding pool. budget: bytes; both shrink alike when it is too small for all."""
-    chunks = -(-config.max_positions // config.canvas_length) + 1
-    wanted = pages_needed(chunks, prefill_tiles, config.canvas_length, config.sliding_window - 1)
-    of_full, of_sliding = page_bytes(config, dtype)
-    bytes_wanted = (canvases + 1) * (wanted[0] * of_full + wanted[1] * of_sliding)  # one more for shared prefixes
+    wanted, bytes_wanted = _wanted(config, dtype, canvases, prefill_tiles)
     ratio = min(1.0, budget / bytes_wanted)
-    return tuple(max(1, int(ratio * (canvases + 1) * pages)) for pages in wanted)  # type: ignore[return-value]
+    return max(1, int(ratio * wanted[0])), max(1, int(ratio * wanted[1]))
+
+
+def holds_all(config: ModelConfig, dtype: torch.dtype, canvases: int, prefill_tiles: int, budget: int) -> bool:
+    """Whether a budget is enough for so many canvases, however long their prompts."""
+    return _wanted(config, dtype, canvases, prefill_tiles)[1] <= budget
+
+
+def _wanted(config: ModelConfig, dtype: torch.dtype, canvases: int, prefill_tiles: int) -> tuple[tuple[int, int], int]:
+    """Pages of both pools, and their bytes: for all canvases and one more, which is for shared prefixes."""
+    chunks = -(-config.max_positions // config.canvas_length) + 1
+    full, sliding = pages_needed(chunks, prefill_tiles, config.canvas_length, config.sliding_window - 1)
+    full, sliding = (canvases + 1) * full, (canvases + 1) * sliding
+    of_full, of_sliding = page_bytes(config, dtype)
+    return (full, sliding), full * of_full + sliding * of_sliding
 
 
 def default_budget(config: ModelConfig, device: torch.device, canvases: int) -> int:

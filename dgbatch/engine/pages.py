@@ -136,16 +136,20 @@ class Pages:
         """The pages for the next chunk of a text; `keep` puts it into the prefix cache, if its prefix is there."""
         known = lease.node.children if lease.node else self._first
         keep = keep and self._keep and (lease.node is not None or not lease.encoded)
-        full, sliding = self.full.take(len(chunk)), self.sliding.take(len(chunk))
+        # A known chunk is computed again because its sliding page was given back. Its full page is written anew, with
+        # what it holds: a second one would leave the first to the cache, stuck while others hold what follows it.
+        node = known.get(chunk) if keep else None
+        full = share(node.full) if node else self.full.take(len(chunk))
+        sliding = self.sliding.take(len(chunk))
         lease.full.append(full)
         lease.sliding.append(sliding)
         lease.encoded += len(chunk)
         if not keep:
             lease.node = None
-        elif chunk in known:  # computed again because its sliding page was given back
-            lease.node = known[chunk]
-            if lease.node.sliding is None:
-                lease.node.sliding = share(sliding)
+        elif node:
+            lease.node = node
+            if node.sliding is None:
+                node.sliding = share(sliding)
         else:
             lease.node = known[chunk] = Node(chunk, lease.node, share(full), share(sliding))
         if lease.node:

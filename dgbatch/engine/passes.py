@@ -53,10 +53,11 @@ class Passes:
             return None
         return self.model.logits(x[edge:].unflatten(0, (len(slots), -1)))
 
-    def rows(self, tiles: Sequence[Tile]) -> tuple[int, int]:
-        """Of the whole pass, and of its canvases: what its arithmetic may depend on."""
-        canvases = sum(not tile.causal for tile in tiles)
-        return self._place(tiles)[1], canvases * self.padded(self.model.config.canvas_length)
+    def rows(self, tiles: Sequence[Tile]) -> set[int]:
+        """Of the whole pass, of its canvases, and of each tile alone: what their arithmetic may depend on."""
+        own = {self.padded(tile.rows) for tile in tiles}
+        canvases = sum(not tile.causal for tile in tiles) * self.padded(self.model.config.canvas_length)
+        return {self._place(tiles)[1], canvases, *own} - {0}
 
     def padded(self, rows: int) -> int:
         return -(-rows // self.quantum) * self.quantum

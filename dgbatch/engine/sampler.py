@@ -40,7 +40,7 @@ class Belief:
 
 
 def believe(z: Tensor) -> Belief:
-    """z: (batch, canvas, vocab) float32, softcapped logits over this step's temperature; -inf where a token is banned."""
+    """z: (batch, canvas, vocab) float32, softcapped, over this step's temperature; -inf where a token is banned."""
     log_p = z.log_softmax(-1)
     p = log_p.exp()
     # 0 * -inf where a token is banned

@@ -78,18 +78,20 @@ class Scheduler:
         budget = self._prefill_tiles
         context: list[Tile] = []
         canvases: list[Tile] = []
-        for sequence in self.flight:
+        for place, sequence in enumerate(self.flight):
             assert sequence.lease
             self._pages.slide(sequence.lease)  # the pass that still read these pages is over
             encoded = bool(sequence.pending)
-            while sequence.pending:
-                prefill = not sequence.canvas
-                if prefill:
-                    for _ in range(self._pages.share_prefix(sequence.lease, sequence.pending)):
-                        sequence.pending.popleft()
-                    if not sequence.pending or not budget:
-                        break
-                    budget -= 1
+            prefill = not sequence.canvas
+            if prefill:  # before its first tile: taking over moves the window on, off pages that a tile would still see
+                for _ in range(self._pages.share_prefix(sequence.lease, sequence.pending)):
+                    sequence.pending.popleft()
+            # a prompt that is too long for this pass leaves some of it to those behind
+            behind = any(other.pending and not other.canvas for other in self.flight[place + 1 :])
+            share = (budget + 1) // 2 if behind and len(sequence.pending) > budget else budget
+            while sequence.pending and (share or not prefill):
+                budget -= prefill
+                share -= prefill
                 context.append(self._encode(sequence, sequence.pending.popleft(), keep=prefill))
             if not sequence.pending and (self._fold or not encoded):
                 start, views = sequence.lease.encoded, self._pages.views(sequence.lease)

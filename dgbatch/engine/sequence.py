@@ -63,5 +63,5 @@ class Sequence:
 
 
 def chunks_of(ids: list[int], length: int) -> deque[Chunk]:
-    """A text cut at every multiple of `length`, wherever it is computed: what a page holds depends on the text alone."""
+    """A text cut at every multiple of `length`, wherever it is computed: a page's content depends on the text alone."""
     return deque(tuple(ids[start : start + length]) for start in range(0, len(ids), length))

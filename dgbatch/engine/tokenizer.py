@@ -65,7 +65,9 @@ class Tokenizer:
     def never_emitted(self, end_ids: Collection[int]) -> list[int]:
         """Special tokens that are no text: all but those that end a turn or enclose its thinking."""
         kept = {*end_ids, self._channel_start, self._channel_end}
-        return [id for id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special and id not in kept]
+        return [
+            id for id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special and id not in kept
+        ]
 
     def render(self, messages: Sequence[Message], thinking: bool) -> str:
         """The prompt's text, up to where the model begins to write. Raises RowError when the template refuses."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 MOST = 8  # complaints shown; an error fits on one screen
@@ -17,6 +17,7 @@ LIMITS = {
     "less_than_equal": "must be at most {le}",
     "less_than": "must be less than {lt}",
     "finite_number": "must be a finite number",
+    "string_unicode": "is not text that UTF-8 can hold",
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
 }
@@ -24,6 +25,17 @@ LIMITS = {
 
 def complaints(errors: Sequence[Mapping[str, Any]], root: Any, source: str, lines: Mapping[str, int]) -> str:
     """One sentence per finding, at most a screenful. `root` is the model that was validated."""
+    found = sentences(errors, root, lines)
+    if len(found) == 1:
+        return f"{source}: {found[0]}"
+    listed = [*found[:MOST], *([f"and {len(found) - MOST} more"] if len(found) > MOST else [])]
+    return "\n  ".join([f"{source}: {len(found)} problems", *listed])
+
+
+def sentences(
+    errors: Sequence[Mapping[str, Any]], root: Any, lines: Mapping[str, int] = MappingProxyType({})
+) -> list[str]:
+    """One sentence per finding, each with its key and, where that is known, its line."""
     found: dict[str, str] = {}
     places = [tuple(error["loc"]) for error in errors]
     for error in errors:
@@ -32,12 +44,7 @@ def complaints(errors: Sequence[Mapping[str, Any]], root: Any, source: str, line
         keys, annotation = _field(root, error["loc"])
         path = _dotted(keys)
         found.setdefault(path, _sentence(error, keys, annotation, root))
-    shown = [f"{_place(path, lines)}{text}" for path, text in list(found.items())[:MOST]]
-    if len(found) > MOST:
-        shown.append(f"and {len(found) - MOST} more")
-    if len(shown) == 1:
-        return f"{source}: {shown[0]}"
-    return "\n  ".join([f"{source}: {len(found)} problems", *shown])
+    return [f"{_place(path, lines)}{text}" for path, text in found.items()]
 
 
 def _sentence(error: Mapping[str, Any], keys: tuple[str | int, ...], annotation: Any, root: Any) -> str:
@@ -57,7 +64,7 @@ def _sentence(error: Mapping[str, Any], keys: tuple[str | int, ...], annotation:
     quotes = ""
     if isinstance(value, (bool, int, float)) and str in kinds(annotation):
         quotes = " Put it in quotes."
-    return f"{path}: {shown(value)} is {_kind_of(value)}; it takes {expected(annotation)}.{quotes}"
+    return f"{path}: {shown(value)} is {kind_of(value)}; it takes {expected(annotation)}.{quotes}"
 
 
 def _numbers(context: Mapping[str, Any]) -> dict[str, str]:
@@ -92,7 +99,8 @@ def shown(value: Any, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def _kind_of(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What a value is, in words."""
     names = {
         bool: "true or false",
         int: "a whole number",

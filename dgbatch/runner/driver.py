@@ -139,7 +139,7 @@ class Driver:
         taken = {actor.name for actor in self.actors}
         name = next(name for name in (f"w{i}" for i in range(size.count)) if name not in taken)
         config = EngineConfig(
-            canvases=self.spec.workers.canvases,
+            canvases=None if self.spec.workers.canvases == "auto" else self.spec.workers.canvases,
             device="cuda" if size.gpus else "cpu",
             dtype=self.spec.model.dtype,
             threads=size.engine_threads,
@@ -203,7 +203,11 @@ class Driver:
                 "back, or start anew with --new-run."
             )
         self.checksum = report.model_checksum
-        self.event("worker_ready", worker=actor.name, where=report.where, device=report.device)
+        if report.device not in self.run.canvases:
+            self.run.note_canvases(report.device, report.canvases, report.curve)
+        self.event(
+            "worker_ready", worker=actor.name, where=report.where, device=report.device, canvases=report.canvases
+        )
         self.note = ""
 
     def commit(self, actor: Actor, receipt: Commit) -> None:

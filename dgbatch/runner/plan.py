@@ -16,6 +16,7 @@ from dgbatch.errors import InputError
 from dgbatch.runner import formats, location, source
 from dgbatch.runner.accept import Rules
 from dgbatch.runner.complaints import no_column
+from dgbatch.runner.generation import check_overrides
 from dgbatch.runner.prompts import Renderer
 from dgbatch.runner.schema import schemas
 
@@ -234,7 +235,8 @@ def _check_columns(spec: JobSpec, names: Sequence[str], layouts: Sequence[format
     wanted = [("input.id", spec.input.id)] if spec.input.id is not None else []
     wanted += [(f"accept.rules ({name})", column) for name, column in zip(*_rules(spec), strict=True)]
     wanted += [("output.columns", name) for name in spec.output.columns]
-    wanted += [("prompt.messages" if spec.prompt.messages == name else "prompt", name) for name in renderer.columns]
+    reads = {spec.prompt.messages: "prompt.messages", spec.generation.overrides: "generation.overrides"}
+    wanted += [(reads.get(name, "prompt"), name) for name in renderer.columns]
     for file, layout in zip(names, layouts, strict=True):
         if not sum(layout.groups):
             continue
@@ -245,6 +247,8 @@ def _check_columns(spec: JobSpec, names: Sequence[str], layouts: Sequence[format
         source.id_texts(pa.array([], schema.field(spec.input.id).type), spec.input.id)
     if spec.prompt.messages is not None:
         _check_messages(spec.prompt.messages, schema.field(spec.prompt.messages).type)
+    if spec.generation.overrides is not None:
+        check_overrides(spec.generation.overrides, schema.field(spec.generation.overrides).type)
 
 
 def _rules(spec: JobSpec) -> tuple[Sequence[str], Sequence[str]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ class Rendered:
     text: str  # with the checkpoint's chat template where that is at hand, else the messages alone
     tokens: int | None  # None without a tokenizer, and for a row with an error
     error: str | None = None
+    generation: Mapping[str, Any] = field(default_factory=dict)  # settings of this row's own, over the job's
 
 
 def preview(spec: JobSpec, plan: Plan, count: int = 3) -> list[Rendered]:
@@ -46,11 +47,11 @@ def _rows(spec: JobSpec, plan: Plan, renderer: Renderer) -> Iterator[tuple[str, 
 
 def _rendered(renderer: Renderer, tokenizer: Tokenizer | None, row_id: str, row: dict[str, Any]) -> Rendered:
     try:
-        prompt = renderer.render(row_id, row, 0)
+        prompt, own = renderer.render(row_id, row, 0), renderer.settings.said(row)
         if tokenizer is None:
-            return Rendered(row_id, _plain(prompt), None)
+            return Rendered(row_id, _plain(prompt), None, generation=own)
         text = tokenizer.render(prompt.messages, prompt.thinking)
-        return Rendered(row_id, text, len(tokenizer.encode(text)))
+        return Rendered(row_id, text, len(tokenizer.encode(text)), generation=own)
     except RowError as error:
         return Rendered(row_id, "", None, f"{error.code}: {error.message}")
 

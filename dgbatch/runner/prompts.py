@@ -13,6 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from dgbatch.errors import InputError, JobError, RowError
 from dgbatch.records import Message, Prompt
 from dgbatch.runner.complaints import no_column
+from dgbatch.runner.generation import RowSettings
 
 if TYPE_CHECKING:
     from dgbatch.runner.spec import JobSpec
@@ -121,8 +122,7 @@ class Renderer:
 
     def __init__(self, spec: JobSpec, columns: Sequence[str]):
         self._prompt = spec.prompt
-        self._generation = spec.generation.to_record()
-        self._seed = spec.generation.seed
+        self.settings = RowSettings(spec.generation, columns)
         template, system, messages = spec.prompt.template, spec.prompt.system, spec.prompt.messages
         self._template = _Template("prompt.template", template, columns) if template is not None else None
         self._system = _Template("prompt.system", system, columns) if system is not None else None
@@ -131,6 +131,8 @@ class Renderer:
         wanted = {messages} if messages is not None else set()
         for text in (self._template, self._system):
             wanted |= text.columns if text else set()
+        if self.settings.column is not None:
+            wanted.add(self.settings.column)
         self.columns = [name for name in columns if name in wanted]  # what `render` needs of a row
 
     def render(self, row_id: str, row: Mapping[str, Any], sample: int) -> Prompt:
@@ -140,13 +142,14 @@ class Renderer:
         if self._system is not None and messages[0]["role"] != "system":
             system = self._system.render(needed)
             messages = [*([{"role": "system", "content": system}] if system.strip() else []), *messages]
+        settings = self.settings.of(needed)
         return Prompt(
             id=row_id,
             sample=sample,
             messages=tuple(messages),
-            noise_key=noise_key(self._seed, row_id, sample),
+            noise_key=noise_key(settings.seed, row_id, sample),
             thinking=self._prompt.thinking,
-            generation=self._generation,
+            generation=settings.to_record(),
         )
 
     def _turns(self, row: Mapping[str, Any]) -> list[Message]:

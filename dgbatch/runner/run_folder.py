@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import cached_property
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dgbatch.errors import OutputError, RunFailed, RunNotFound
+from dgbatch.records import CurvePoint
 from dgbatch.runner.commits import COMMITS, Commit, is_part, list_records, put_commit, read_commit
 from dgbatch.runner.folder import Folder, is_partial
 from dgbatch.runner.plan import Plan
@@ -110,6 +111,18 @@ class Run:
             raise OutputError(
                 f"{folder.at(RUN)}: {error}. Restore it from a copy, or submit into another folder."
             ) from None
+
+    def note_canvases(self, device: str, in_flight: int, curve: Sequence[CurvePoint]) -> None:
+        """Keep in run.json how many canvases were in flight on a device, and the curve that decided it."""
+        measured = {"in_flight": in_flight, "curve": [[point.canvases, round(point.seconds, 6)] for point in curve]}
+        self.info = {**self.info, "canvases": {**self.canvases, device: measured}}
+        self.folder.put(RUN, _sealed(self.info))
+
+    @property
+    def canvases(self) -> dict[str, dict[str, Any]]:
+        """By device: what `note_canvases` kept."""
+        noted: dict[str, dict[str, Any]] = self.info.get("canvases", {})
+        return noted
 
     @property
     def path(self) -> str:

@@ -43,6 +43,13 @@ COMPLETION = (
     ("noise_key", pa.uint64()),
     ("attempt", pa.int32()),
 )
+METRICS = (  # what output.metrics adds; the times are no part of what a job decides
+    ("revised_tokens", pa.int32()),
+    ("mean_entropy", pa.float32()),
+    ("queue_s", pa.float32()),
+    ("prefill_s", pa.float32()),
+    ("denoise_s", pa.float32()),
+)
 FAILURE = (
     ("id", pa.string()),
     ("sample", pa.int32()),
@@ -54,7 +61,8 @@ FAILURE = (
 
 def schemas(spec: JobSpec, input_schema: pa.Schema) -> Schemas:
     """The data and quarantine columns of this job; input columns keep their type."""
-    own = [pa.field(name, kind, nullable=name == "thinking") for name, kind in COMPLETION]
+    asked = (*COMPLETION, *(METRICS if spec.output.metrics else ()))
+    own = [pa.field(name, kind, nullable=name == "thinking") for name, kind in asked]
     if spec.accept is not None and (names := Rules(spec.accept).names):
         own.append(pa.field("accepted", pa.bool_(), nullable=False))
         rules = pa.struct([pa.field(name, pa.bool_(), nullable=False) for name in names])

@@ -131,8 +131,13 @@ def id_texts(column: pa.Array, name: str) -> pa.Array:
 def is_id_type(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         return is_id_type(kind.value_type)
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    return is_text or pa.types.is_integer(kind)
+    return is_text_type(kind) or pa.types.is_integer(kind)
+
+
+def is_text_type(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return is_text_type(kind.value_type)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _plain(batch: pa.RecordBatch) -> list[dict[str, Any]]:

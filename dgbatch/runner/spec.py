@@ -1,4 +1,4 @@
-"""What a user writes in job.yaml. The only home of pydantic."""
+"""What a user writes in job.yaml."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from dgbatch.errors import JobError
-from dgbatch.records import Generation
 from dgbatch.runner import job_yaml
+from dgbatch.runner.block import Block, Text
 from dgbatch.runner.complaints import complaints
+from dgbatch.runner.generation import GenerationSpec
 from dgbatch.runner.overrides import apply_override
 
 if TYPE_CHECKING:
@@ -26,13 +27,6 @@ VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 LOCATIONS = (("input", "path"), ("output", "path"), ("output", "duckdb"), ("workers", "address"))  # may hold ${NAME}
 
 # repr=False below keeps resolved secrets out of logs and tracebacks.
-Text = Annotated[str, Field(min_length=1)]
-
-
-class Block(BaseModel):
-    """One closed block of the job file: an unknown key is an error, and nothing changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelSpec(Block):
@@ -83,31 +77,6 @@ class PromptSpec(Block):
         return self
 
 
-class GenerationSpec(Block):
-    """How completions are sampled. What is left out is as the checkpoint's generation_config says."""
-
-    max_new_tokens: int | None = Field(default=None, ge=1, description="Most tokens per completion, thinking included.")
-    samples: int = Field(default=1, ge=1, le=10_000, description="Completions per row.")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="Another seed gives other completions.")
-    max_denoising_steps: int | None = Field(default=None, ge=1, description="Most denoising steps per canvas.")
-    entropy_bound: float | None = Field(
-        default=None, ge=0, description="Nats of entropy accepted in one denoising step."
-    )
-    temperature_start: float | None = Field(default=None, gt=0, description="Temperature of a canvas's first step.")
-    temperature_end: float | None = Field(default=None, gt=0, description="Temperature of a canvas's last step.")
-    confidence: float | None = Field(
-        default=None, ge=0, description="A canvas settles below this mean entropy, in nats."
-    )
-    stability: int | None = Field(
-        default=None, ge=0, description="Steps the text must stand still before a canvas settles."
-    )
-    stop: tuple[Text, ...] = Field(default=(), strict=False, description="Texts that end a completion.")
-
-    def to_record(self) -> Generation:
-        """What the engine gets with each prompt."""
-        return Generation(**{name: getattr(self, name) for name in Generation.__dataclass_fields__})
-
-
 class RuleSpec(Block):
     """One rule that a completion passes or not."""
 
@@ -132,6 +101,11 @@ class OutputSpec(Block):
     path: Text = Field(repr=False, description="The run folder; made if it is not there.")
     format: Literal["parquet", "arrow"] = Field(default="parquet", description="Format of the data files.")
     columns: tuple[Text, ...] = Field(default=(), strict=False, description="Input columns to carry into the output.")
+    metrics: bool = Field(
+        default=False,
+        description="Add revised_tokens, mean_entropy, queue_s, prefill_s and denoise_s to each row. The times differ "
+        "between two runs, so the bytes of the files do too.",
+    )
     duckdb: Text | None = Field(
         default=None, repr=False, description="A DuckDB file to write the completions to at the end."
     )
@@ -152,7 +126,10 @@ class WorkersSpec(Block):
     gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         default="auto", description="GPUs of each worker; auto is 1 where there are GPUs, else 0."
     )
-    canvases: int = Field(default=8, ge=1, le=4096, description="Canvases in flight in each worker.")
+    canvases: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
+        default="auto",
+        description="Canvases in flight in each worker; auto measures which number is best when the worker starts.",
+    )
     shard_rows: int = Field(
         default=512, ge=1, le=1_000_000, description="Most rows in a shard: the unit of retry and commit."
     )
@@ -290,7 +267,8 @@ def _what_counts(public: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a job that decide tokens or rows, out of `JobSpec.public`."""
     parts = {key: public[key] for key in ("model", "input", "prompt", "generation", "accept") if key in public}
     if "output" in public:
-        parts["output"] = {key: public["output"][key] for key in ("format", "columns") if key in public["output"]}
+        keys = ("format", "columns", "metrics")
+        parts["output"] = {key: public["output"][key] for key in keys if key in public["output"]}
     if "shard_rows" in public.get("workers", {}):
         parts["workers"] = {"shard_rows": public["workers"]["shard_rows"]}
     return parts

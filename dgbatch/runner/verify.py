@@ -9,21 +9,26 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dgbatch.errors import InputError, OutputError
+from dgbatch.errors import InputError, OutputError, RowError
 from dgbatch.runner import formats, source
 from dgbatch.runner.commits import Commit, FileRecord, list_records, read_commit
+from dgbatch.runner.generation import RowSettings
 from dgbatch.runner.location import root
 from dgbatch.runner.prompts import noise_key
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.sink import stored_schema
+
+if TYPE_CHECKING:
+    from dgbatch.runner.plan import Shard
 
 EXAMPLES = 5  # kept of each kind of fault
 
@@ -92,7 +97,7 @@ def verify(run: Run, on_progress: Callable[[int, int], None] | None = None) -> V
     for done, shard in enumerate(run.plan.shards, 1):
         keys: Counter[Key] = Counter()
         if (commit := commits.get(shard.index)) is not None:
-            keys = _check_shard(run, commit, found)
+            keys = _check_shard(run, shard, commit, found)
         names = source.ids(shard, run.spec.input)
         expected = {(name, sample) for name in names for sample in range(run.plan.samples)}
         found.count("missing", (_shown(key) for key in sorted(expected - keys.keys())))
@@ -135,7 +140,7 @@ def _believable(run: Run, found: Verification) -> dict[int, Commit]:
     return commits
 
 
-def _check_shard(run: Run, commit: Commit, found: Verification) -> Counter[Key]:
+def _check_shard(run: Run, shard: Shard, commit: Commit, found: Verification) -> Counter[Key]:
     """The keys in a shard's files, counted; what is wrong with the files goes to `found`."""
     faults: list[str] = []
     data = _read(run, commit.data, "data", faults)
@@ -148,7 +153,7 @@ def _check_shard(run: Run, commit: Commit, found: Verification) -> Counter[Key]:
             keys.update(zip(table.column("id").to_pylist(), table.column("sample").to_pylist(), strict=True))
     if not faults:  # a file that is not its own cannot be compared with its record
         faults += _against_record(commit, data, quarantine)
-        faults += [] if data is None else _inside(data, commit, run.spec.generation.seed)
+        faults += [] if data is None else _inside(data, commit, run.spec.generation.seed, _row_seeds(run, shard))
     found.count("checksum_errors", faults)
     return keys
 
@@ -210,11 +215,24 @@ def _against_record(commit: Commit, data: pa.Table | None, quarantine: pa.Table 
     return faults
 
 
-def _inside(data: pa.Table, commit: Commit, seed: int) -> list[str]:
+def _row_seeds(run: Run, shard: Shard) -> dict[str, int]:
+    """The seed of each row that has settings of its own, by id."""
+    settings = RowSettings(run.spec.generation, run.plan.schema.names)
+    if settings.column is None:
+        return {}
+    seeds = {}
+    for name, row in source.rows(shard, run.spec.input, [settings.column]):
+        with suppress(RowError):  # such a row has no completion
+            seeds[name] = settings.of(row).seed
+    return seeds
+
+
+def _inside(data: pa.Table, commit: Commit, seed: int, row_seeds: Mapping[str, int]) -> list[str]:
     """What each row says about itself must agree: its noise key, its token count, its verdict."""
     faults = []
     keys = zip(data.column("id").to_pylist(), data.column("sample").to_pylist(), strict=True)
-    if data.column("noise_key").to_pylist() != [noise_key(seed, name, sample) for name, sample in keys]:
+    due = [noise_key(row_seeds.get(name, seed), name, sample) for name, sample in keys]
+    if data.column("noise_key").to_pylist() != due:
         faults.append(f"shard {commit.shard}: a noise key is not that of its row")
     if pc.list_value_length(data.column("token_ids")).to_pylist() != data.column("tokens").to_pylist():
         faults.append(f"shard {commit.shard}: a row has another number of token ids than of tokens")

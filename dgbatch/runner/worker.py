@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from dgbatch.errors import RowError
-from dgbatch.records import Completion, EngineConfig, EngineStats, Prompt, Rejection
+from dgbatch.records import Completion, CurvePoint, EngineConfig, EngineStats, Prompt, Rejection
 from dgbatch.runner import source
 from dgbatch.runner.accept import Rules
 from dgbatch.runner.commits import Commit
@@ -68,6 +68,8 @@ class Report:
     stats: EngineStats = field(default_factory=EngineStats)
     heartbeat: int = 0  # any number that moves while the worker does
     device: str = ""
+    canvases: int = 0  # in flight
+    curve: tuple[CurvePoint, ...] = ()  # where the engine chose how many: what it measured
     model_checksum: str = ""
     where: str = ""  # host and process id
 
@@ -144,6 +146,8 @@ class Worker:
                 stats=self._stats(),
                 heartbeat=self._heartbeat + self._stats().passes,
                 device=self._engine.device_name if self._loaded else "",
+                canvases=self._engine.in_flight if self._loaded else 0,
+                curve=tuple(self._engine.curve) if self._loaded else (),
                 model_checksum=self._engine.model_checksum if self._loaded else "",
                 where=f"{socket.gethostname()}:{os.getpid()}",
             )
@@ -167,7 +171,7 @@ class Worker:
         """Rows for twice the canvases in flight, less those not handed out yet: enough to never wait for the driver."""
         if not self._loaded or self._closing:
             return 0
-        samples = 2 * self.config.canvases - sum(shard.left for shard in self._queue)
+        samples = 2 * self._engine.in_flight - sum(shard.left for shard in self._queue)
         return max(0, -(-samples // self._samples))
 
     # ---- the engine's thread

@@ -62,6 +62,19 @@ def test_plan_counts_and_shows_the_first_prompts(tmp_path, capfd, without_tokeni
     assert answer["files"] == [{"name": "prompts.parquet", "bytes": answer["files"][0]["bytes"], "rows": 10}]
 
 
+def test_plan_shows_what_a_row_says_about_its_own_sampling(tmp_path, capfd, without_tokenizer):
+    """The prompt's own column holds the settings: any text column may."""
+    own = '{"max_new_tokens": 5, "stop": ["[/b]", "\\n"]}'
+    job = fake_job(tmp_path, [own, '{"seed": "x"}'], generation={"overrides": "prompt"})
+    left = dgbatch(capfd, "plan", job)
+    assert left.code == 0
+    assert 'r0000 overrides: max_new_tokens=5, stop=["[/b]", "\\n"]' in left.out
+    assert "r0001: would be quarantined: bad_generation: column 'prompt': seed: 'x' is text; it takes" in left.out
+    first, second = dgbatch(capfd, "plan", job, "--json").json["preview"]
+    assert first["generation"] == {"max_new_tokens": 5, "stop": ["[/b]", "\n"]} and first["error"] is None
+    assert second["generation"] == {} and second["error"].startswith("bad_generation: ")
+
+
 def test_plan_shows_the_beginning_of_a_long_prompt(tmp_path, capfd, without_tokenizer):
     job = fake_job(tmp_path, ["a" * 5000])
     left = dgbatch(capfd, "plan", job)

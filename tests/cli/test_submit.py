@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dgbatch.runner import submit as steps
+from dgbatch.runner.prompts import noise_key
 from dgbatch.runner.run_folder import Run
 from tests.cli.command import dgbatch
 from tests.fake_engine import PATH, fake_job
@@ -103,6 +104,34 @@ def test_driver_killed_in_the_middle_resumes_to_the_same_dataset_row_for_row(tmp
     assert (proof.code, proof.json["holds"], proof.json["missing"], proof.json["duplicate"]) == (0, True, 0, 0)
     # what the killed workers left is gone
     assert len(list((run / "data").iterdir())) == 6
+
+
+def test_rows_with_settings_of_their_own_and_metrics_go_all_the_way(tmp_path, capfd, fake):
+    """The prompt's column holds the settings too; two runs agree in all but the times."""
+    own = ['{"seed": 3}', '{"max_new_tokens": 0}', "", '{"stop": ["!generation"]}']
+    runs = []
+    for name in ("one", "two"):
+        job = fake_job(
+            tmp_path / name, own, prompt={"template": "Q {{ prompt }}"}, accept=None,
+            generation={"overrides": "prompt", "seed": 7}, output={"metrics": True, "columns": []},
+        )  # fmt: skip
+        assert dgbatch(capfd, "submit", job).code == 3
+        runs.append(tmp_path / name / "out")
+        assert dgbatch(capfd, "verify", str(runs[-1]), "--json").json["holds"]
+    one, two = (dataset(run) for run in runs)
+    times = ("queue_s", "prefill_s", "denoise_s")
+    assert [{k: v for k, v in row.items() if k not in times} for row in one] == [
+        {k: v for k, v in row.items() if k not in times} for row in two
+    ]
+    assert [row["noise_key"] for row in one] == [
+        noise_key(seed, f"r{n:04d}", 0) for seed, n in ((3, 0), (7, 2), (7, 3))
+    ]
+    assert json.loads(one[2]["text"])["stop"] == ["!generation"]
+    assert all(row["prefill_s"] > 0 for row in one)
+    told = dgbatch(capfd, "sql", str(runs[0]), "select sum(queue_s) as queue_s from completions", "--json").out
+    assert "1.5" in told
+    lost = dgbatch(capfd, "sql", str(runs[0]), "select id, error_code from quarantine", "--json").out
+    assert "r0001" in lost and "bad_generation" in lost
 
 
 def test_ctrl_c_drains_says_how_to_resume_and_leaves_with_130(tmp_path):

@@ -17,11 +17,12 @@ import torch
 
 from dgbatch.engine import sampler
 from dgbatch.engine.engine import Engine
-from dgbatch.engine.kv_cache import KVCache
 from dgbatch.engine.model.config import ModelConfig
 from dgbatch.engine.model.transformer import Transformer
+from dgbatch.engine.sequence import Sequence
 from dgbatch.engine.weights import load_transformer, public_name
-from dgbatch.records import EngineConfig, Settings
+from dgbatch.records import Settings
+from tests.engine.tiny import encode, fly, kept, wordless
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 STEP_KEYS = ("cur_step", "temperature", "canvas_in", "sampled", "renoise", "entropy", "accepted", "argmax", "stop")
@@ -53,10 +54,6 @@ def settings_of(raw: dict[str, Any], entropy_bound: float) -> Settings:
     )
 
 
-def bare_engine(model: Transformer, settings: Settings, end_ids: tuple[int, ...]) -> Engine:
-    return Engine(model, None, EngineConfig(), settings, list(end_ids))  # type: ignore[arg-type]  # no text here
-
-
 def tiny() -> Golden:
     arrays = np.load(GOLDEN / "golden_tiny.npz")
     record = json.loads((GOLDEN / "golden_tiny.json").read_text())
@@ -75,7 +72,7 @@ def tiny() -> Golden:
             runs[-1]["steps"].append(event | {"renoise": next(events)["canvas"], "stop": next(events)["finished"]})
     settings = settings_of(record["gen_params"], record["gen_params"]["entropy_bound"])
     return Golden(
-        engine=bare_engine(model, settings, ()),
+        engine=wordless(model, settings),
         prompt=record["prompt"],
         canvas=record["canvas"],
         tensors={name[2:]: arrays[name] for name in arrays.files if name.startswith("g:")},
@@ -99,7 +96,7 @@ def small() -> Golden:
         for c in range(2)
     ]
     return Golden(
-        engine=bare_engine(load_transformer(GOLDEN / "checkpoint_small"), settings, tuple(raw["eos_token_id"])),
+        engine=wordless(load_transformer(GOLDEN / "checkpoint_small"), settings, tuple(raw["eos_token_id"])),
         prompt=arrays["prompt"].tolist(),
         canvas=arrays["canvas"].tolist(),
         tensors=dict(arrays),
@@ -112,37 +109,43 @@ def small() -> Golden:
     )
 
 
-@pytest.fixture(scope="module", params=[tiny, small], ids=["tiny", "small"])
+@pytest.fixture(params=[tiny, small], ids=["tiny", "small"])
 def golden(request: pytest.FixtureRequest) -> Golden:
     return request.param()
 
 
-def encoded(golden: Golden, ids: list[int], capacity: int = 128) -> KVCache:
-    cache = golden.engine._cache(capacity)
-    golden.engine._encode(cache, ids)
-    return cache
-
-
-def assert_cache(cache: KVCache, expected: dict[str, np.ndarray], prefix: str) -> None:
+def assert_kept(engine: Engine, sequence: Sequence, expected: dict[str, np.ndarray], prefix: str) -> None:
     """A full layer keeps every token; of a sliding layer transformers keeps the last window - 1."""
-    for layer in range(len(cache.k)):
-        for name, ours in (("k", cache.prefix(layer)[0]), ("v", cache.prefix(layer)[1])):
+    for layer in range(len(engine.model.layers)):
+        for name, ours in zip("kv", kept(engine, sequence, layer).unbind(1), strict=True):
             theirs = torch.from_numpy(expected[f"{prefix}_{name}_{layer}"])
             torch.testing.assert_close(ours.transpose(0, 1), theirs, atol=5e-5, rtol=0)
 
 
 def test_keys_and_values_of_a_prompt_longer_than_the_window_equal_the_recorded_ones(golden: Golden) -> None:
     assert len(golden.prompt) > golden.engine.model.config.sliding_window
-    assert_cache(encoded(golden, golden.prompt), golden.tensors, "cache")
+    scheduler = fly(golden.engine, golden.prompt)
+    encode(golden.engine, scheduler)
+    assert_kept(golden.engine, scheduler.flight[0], golden.tensors, "cache")
 
 
-def test_last_hidden_state_of_the_prompt_equals_the_recorded_one(golden: Golden) -> None:
+def test_last_hidden_state_of_the_prompt_equals_the_recorded_one(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = golden.engine.model
-    cache = golden.engine._cache(64)
-    ids = torch.tensor(golden.prompt)
-    causal = torch.ones(len(ids), dtype=torch.bool)
-    hidden = model.run_layers(model.embed_context(ids), torch.arange(len(ids)), causal, cache.attend_causal())
-    normed = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + 1e-6) * model.final_norm
+    exact, passes = model.run_layers, []
+    monkeypatch.setattr(model, "run_layers", lambda *rows: passes.append(exact(*rows)) or passes[-1])
+    engine = wordless(model, golden.settings)  # knows no prefix yet: it computes every row
+    scheduler, hidden = fly(engine, golden.prompt), []
+    while scheduler.flight[0].pending:
+        tiles = [tile for tile in scheduler.plan() if tile.causal]
+        engine.passes.run(tiles)
+        first = 0
+        for tile in tiles:
+            hidden.append(passes[-1][first : first + tile.rows])
+            first += engine.passes.padded(tile.rows)
+    x = torch.cat(hidden)
+    normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * model.final_norm
     torch.testing.assert_close(normed, torch.from_numpy(golden.tensors["enc_last_hidden"]), atol=5e-5, rtol=0)
 
 
@@ -157,48 +160,59 @@ def test_logits_with_self_conditioning_equal_the_recorded_ones(golden: Golden) -
     torch.testing.assert_close(logits, torch.from_numpy(golden.tensors["dec_logits_sc"]), atol=2e-4, rtol=0)
 
 
-def test_recorded_draws_replay_to_the_recorded_canvases_and_sequence(golden: Golden) -> None:
+@pytest.mark.parametrize("fold", [True, False], ids=["folded", "pass by pass"])
+def test_recorded_draws_replay_to_the_recorded_canvases_and_sequence(golden: Golden, fold: bool) -> None:
     """Step for step: temperature, logits, entropy, accept mask, argmax, stop, next canvas; commit; final ids."""
-    engine, settings = golden.engine, golden.settings
-    sequence, passes = list(golden.prompt), 0
-    cache = encoded(golden, golden.prompt)
+    engine, settings, length = golden.engine, golden.settings, len(golden.canvas)
+    ids, passes = list(golden.prompt), 0
+    scheduler = fly(engine, golden.prompt, fold=fold)
+    (sequence,) = scheduler.flight
     for number, run in enumerate(golden.runs):
         if number:
-            engine._encode(cache, sequence[-len(golden.canvas) :])
-        if number and golden.commit:
-            assert_cache(cache, golden.commit, "commit")
-        canvas, soft, previous, still, stopped = torch.tensor(run["init_canvas"]), None, None, 0, False
+            sequence.emit(ids[-length:])
+            sequence.pending.append(tuple(ids[-length:]))
+            engine.canvases.lay([sequence])
+        canvas, previous, still, stopped = torch.tensor(run["init_canvas"]), None, 0, False
         for step, recorded in enumerate(run["steps"]):
             assert canvas.tolist() == list(recorded["canvas_in"])
             assert settings.max_denoising_steps - step == recorded["cur_step"]
             temperature = sampler.temperature_at(step, settings)
-            logits = engine._canvas_logits(canvas[None], soft, [cache])
+            engine.canvases.tokens[sequence.slot] = canvas
+            padded = None
+            while padded is None:
+                padded = engine.passes.run(scheduler.plan())
+            logits = padded[:, :length]
+            if number and golden.commit:
+                assert_kept(engine, sequence, golden.commit, "commit")
             if "raw_logits" in recorded:
                 torch.testing.assert_close(logits[0], torch.from_numpy(recorded["raw_logits"]), atol=1e-3, rtol=0)
                 assert temperature == pytest.approx(float(recorded["temperature"]), abs=1e-6)
-            z = logits / temperature
+            belief = sampler.believe(logits / temperature)
             decision = sampler.next_canvas(
-                z,
+                belief,
                 torch.tensor(np.array(recorded["sampled"], dtype=np.int64))[None],
                 torch.tensor(np.array(recorded["renoise"], dtype=np.int64))[None],
                 torch.tensor([settings.entropy_bound]),
             )
             entropies = torch.tensor(np.array(recorded["entropy"], dtype=np.float32))
-            torch.testing.assert_close(sampler.entropy(z)[0], entropies, atol=1e-3, rtol=0)
+            torch.testing.assert_close(belief.entropy[0], entropies, atol=1e-3, rtol=0)
             assert decision.accepted[0].tolist() == [bool(mark) for mark in recorded["accepted"]]
             argmax = decision.argmax[0].tolist()
             assert argmax == list(recorded["argmax"])
             still = still + 1 if argmax == previous else 0
             stopped = sampler.is_settled(still, decision.mean_entropy.item(), settings)
             assert stopped == bool(recorded["stop"])
-            canvas, soft, previous = decision.next_canvas[0], engine.model.soft_embeddings(z), argmax
+            canvas, previous = decision.next_canvas[0], argmax
+            engine.canvases.soft[sequence.slot] = engine.model.soft_embeddings(belief.p)[0]
+            sequence.stepped(False)
             passes += 1
         assert stopped or step + 1 == settings.max_denoising_steps
         ends = [at for at, token in enumerate(previous) if token in golden.end_ids]
-        kept = previous if not ends else previous[: ends[0] + 1] + [0] * (len(previous) - ends[0] - 1)
-        sequence += kept
+        kept_ids = previous if not ends else previous[: ends[0] + 1] + [0] * (len(previous) - ends[0] - 1)
+        ids += kept_ids
         if ends:
             break
-    assert sequence == golden.sequence
-    new = [token for token in sequence[len(golden.prompt) :] if token != 0]
+    scheduler.retire(sequence)
+    assert ids == golden.sequence
+    new = [token for token in ids[len(golden.prompt) :] if token != 0]
     assert len(new) / passes == pytest.approx(golden.tokens_per_forward, abs=1e-6)

@@ -1,99 +1,201 @@
-"""A canvas's bits do not depend on its company: asked of the machine, and made sure of where the answer is no."""
+"""A tile's bits do not depend on its company: asked of the machine, and made sure of where the answer is no."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from dgbatch.engine import sampler
 from dgbatch.engine.engine import Engine
-from dgbatch.engine.invariance import same_in_company
+from dgbatch.engine.invariance import Rehearsal
+from dgbatch.engine.model.config import ModelConfig
 from dgbatch.engine.model.transformer import Transformer
+from dgbatch.engine.sampler import Belief
+from dgbatch.engine.scheduler import Tile
 from dgbatch.engine.tokenizer import Tokenizer
+from dgbatch.records import Completion
 from tests.engine import tiny
 
-CANVASES = torch.arange(8.0)
+ROWS = torch.arange(256.0)
+PROMPTS = [tiny.prompt(number) for number in range(5)]
 
 
-def test_what_treats_each_canvas_alone_is_the_same_in_company() -> None:
-    assert same_in_company(lambda first, end: [CANVASES[first:end] * 3, CANVASES[first:end] + 1], 8)
+def nudged(x: Any) -> Any:
+    """The next float of every number: one bit."""
+    if isinstance(x, Belief):
+        return Belief(nudged(x.p), nudged(x.entropy), x.argmax)
+    return torch.nextafter(x, torch.tensor(99.0))
 
 
-@pytest.mark.parametrize("odd", [2, 3, 8])
-def test_one_bit_of_one_size_is_noticed(odd: int) -> None:
-    def run(first: int, end: int) -> Sequence[Tensor]:
-        other = CANVASES[first:end].clone()
+def rehearsal(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch, run: Callable[[int, int], list[Tensor]]
+) -> Rehearsal:
+    own = Rehearsal(model, 16)
+    monkeypatch.setattr(own, "_run", run)
+    return own
+
+
+def test_what_treats_each_row_alone_is_the_same_in_company(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = rehearsal(model, monkeypatch, lambda first, end: [ROWS[first:end] * 3, ROWS[first:end] + 1])
+    assert all(own.holds(rows) for rows in (16, 96, 32))
+
+
+@pytest.mark.parametrize("odd", [32, 48, 128])
+def test_one_bit_of_one_number_of_rows_is_noticed(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch, odd: int
+) -> None:
+    def run(first: int, end: int) -> list[Tensor]:
+        other = ROWS[first:end].clone()
         if end - first == odd:
-            other[1] = torch.nextafter(other[1], torch.tensor(9.0))
-        return [CANVASES[first:end], other]
+            other[odd - 1] = nudged(other[odd - 1])
+        return [ROWS[first:end], other]
 
-    assert not same_in_company(run, 8)
-    assert same_in_company(run, odd - 1)
-
-
-def test_one_canvas_is_always_alone() -> None:
-    assert same_in_company(lambda first, end: [torch.rand(end - first)], 1)
+    own = rehearsal(model, monkeypatch, run)
+    assert {rows: own.holds(rows) for rows in range(16, 160, 16)} == {rows: rows != odd for rows in range(16, 160, 16)}
 
 
-def engine_of(model: Transformer, tokenizer: Tokenizer, canvases: int) -> Engine:
-    return tiny.make_engine(tokenizer, model, canvases=canvases)
+def test_a_block_is_always_alone(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = rehearsal(model, monkeypatch, lambda first, end: [ROWS[first:end]])
+    assert own.holds(16)
 
 
-def test_a_model_that_mixes_canvases_runs_them_one_by_one(tokenizer: Tokenizer) -> None:
-    """Wide matrices and few rows: MKL sums 8 rows of 512 otherwise than 16. Where a machine does not, we do it here."""
-    wide = tiny.tiny_model(intermediate_size=512)
-    engine = engine_of(wide, tokenizer, 4)
-    exact, passes = engine._canvas_logits, []
-
-    def mixing(canvases: Tensor, soft: Tensor | None, caches: list) -> Tensor:
-        passes.append(len(canvases))
-        logits = exact(canvases, soft, caches)
-        return logits if len(canvases) == 1 else torch.nextafter(logits, torch.tensor(99.0))
-
-    engine._canvas_logits = mixing  # type: ignore[method-assign]
-    assert not engine.together
-    passes.clear()
-    mixed = tiny.by_id(engine.generate([tiny.prompt(number) for number in range(4)]))
-    assert set(passes) == {1}
-    assert mixed == {
-        key: one
-        for number in range(4)
-        for key, one in tiny.by_id(engine_of(wide, tokenizer, 1).generate([tiny.prompt(number)])).items()
-    }
+def test_each_number_of_rows_and_each_block_is_rehearsed_once(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    own = rehearsal(model, monkeypatch, lambda first, end: asked.append((first, end)) or [ROWS[first:end]])
+    for rows in (32, 64, 32, 64, 48):
+        assert own.holds(rows)
+    blocks = [(0, 16), (16, 32), (0, 32), (32, 48), (48, 64), (0, 64), (0, 48)]
+    assert asked == blocks
 
 
-def test_canvases_that_keep_their_bits_share_a_pass(
+PARTS = ["embed_canvas", "embed_context", "attention", "layer", "logits", "believe", "soft_embeddings"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_one_bit_in_any_part_of_a_pass_is_noticed(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """Each part of the model and of the sampler in turn computes 48 rows otherwise."""
+    model = tiny.tiny_model()
+    owner, name = {
+        "attention": (model.layers[1].attention, "forward"),
+        "layer": (model.layers[0], "forward"),
+        "believe": (sampler, "believe"),
+    }.get(part, (model, part))
+    exact = getattr(owner, name)
+
+    def odd(x: Tensor, *rest: Any) -> Any:
+        out = exact(x, *rest)
+        return nudged(out) if len(x) == 48 else out
+
+    own = Rehearsal(model, 16)
+    before = {rows: own.holds(rows) for rows in (32, 48, 64)}
+    monkeypatch.setattr(owner, name, odd)
+    assert not Rehearsal(model, 16).holds(48)
+    monkeypatch.setattr(owner, name, exact)
+    assert {rows: Rehearsal(model, 16).holds(rows) for rows in before} == before
+
+
+@torch.inference_mode()
+def test_the_rows_of_a_rehearsal_are_all_different_and_of_both_modes(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    exact = model.run_layers
+
+    def watching(x: Tensor, positions: Tensor, causal: Tensor, *rest: Any, **more: Any) -> Tensor:
+        seen.append(causal)
+        return exact(x, positions, causal, *rest, **more)
+
+    monkeypatch.setattr(model, "run_layers", watching)
+    outs = Rehearsal(model, 16)._run(0, 32)
+    assert seen[0].any() and not seen[0].all()
+    assert all(len(out) == 32 for out in outs)
+    shapes = [tuple(out.shape[1:]) for out in outs]
+    hidden, vocab = model.config.hidden, model.config.vocab_size
+    kv = [(kind.kv_heads, kind.head_dim) for kind in model.config.layers for _ in range(2)]
+    assert shapes == [(hidden,), *kv, (hidden,), (vocab,), (vocab,), (), (hidden,)]
+    assert len(outs[0].unique(dim=0)) == 32
+
+
+def record_passes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[list[Tile]]:
+    exact, passes = engine.passes.run, []
+    monkeypatch.setattr(engine.passes, "run", lambda tiles: passes.append(list(tiles)) or exact(tiles))
+    return passes
+
+
+def completions(engine: Engine) -> dict[str, Completion]:
+    return tiny.by_id(engine.generate(PROMPTS))
+
+
+def ragged_model() -> Transformer:
+    """A canvas of 20: two blocks of 16."""
+    return tiny.random_model(ModelConfig.from_dict(tiny.config_dict() | {"canvas_length": 20}))
+
+
+@pytest.mark.parametrize(
+    ("build", "odd"),
+    [
+        (tiny.tiny_model, lambda rows: rows > 16),
+        (ragged_model, lambda rows: rows == 32),
+        (ragged_model, lambda rows: rows > 32),
+    ],
+    ids=["all but one block", "a canvas alone", "all but a canvas alone"],
+)
+def test_a_model_that_mixes_rows_runs_each_tile_alone_and_its_tokens_stay(
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    build: Callable[[], Transformer],
+    odd: Callable[[int], bool],
+) -> None:
+    """A layer that computes some numbers of rows otherwise, by so much that other tokens come of it."""
+    model = build()
+    exact = model.layers[1].forward
+
+    def mixing(x: Tensor, *rest: Any) -> Tensor:
+        out = exact(x, *rest)
+        return out * 1.5 if odd(len(x)) else out
+
+    monkeypatch.setattr(model.layers[1], "forward", mixing)
+    alone = completions(tiny.make_engine(tokenizer, model, canvases=1))
+    engine = tiny.make_engine(tokenizer, model, canvases=4)
+    passes = record_passes(engine, monkeypatch)
+    assert completions(engine) == alone
+    assert {len(tiles) for tiles in passes} == {1}
+    monkeypatch.setattr(engine.rehearsal, "holds", lambda rows: True)
+    assert completions(engine) != alone  # so the rehearsal was needed
+
+
+def test_tiles_that_keep_their_bits_share_a_pass(
     model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = engine_of(model, tokenizer, 3)
-    monkeypatch.setattr("dgbatch.engine.engine.same_in_company", lambda run, canvases: True)
-    exact, passes = engine._canvas_logits, []
-    engine._canvas_logits = lambda canvases, *rest: (  # type: ignore[method-assign]
-        passes.append(len(canvases)) or exact(canvases, *rest)
-    )
-    tiny.by_id(engine.generate([tiny.prompt(number) for number in range(3)]))
-    assert set(passes) == {3}
+    engine = tiny.make_engine(tokenizer, model, canvases=3)
+    monkeypatch.setattr(engine.rehearsal, "holds", lambda rows: True)
+    passes = record_passes(engine, monkeypatch)
+    completions(engine)
+    assert max(sum(not tile.causal for tile in tiles) for tiles in passes) == 3
+    assert any(len({tile.causal for tile in tiles}) == 2 for tiles in passes)
+    assert engine.stats.passes == len(passes) < engine.stats.tiles == sum(map(len, passes))
 
 
-@torch.inference_mode()
-def test_the_rehearsal_is_made_of_all_that_decides_tokens(model: Transformer, tokenizer: Tokenizer) -> None:
-    engine = engine_of(model, tokenizer, 3)
-    logits, gumbel, entropy, soft = engine._rehearse(1, 4)
-    canvas, vocab, hidden = model.config.canvas_length, model.config.vocab_size, model.config.hidden
-    assert logits.shape == gumbel.shape == (3, canvas, vocab)
-    assert entropy.shape == (3,)
-    assert soft.shape == (3, canvas, hidden)
-    assert len(logits.flatten(1).unique(dim=0)) == 3  # not three times the same canvas
-    torch.testing.assert_close(logits[1:], engine._rehearse(2, 4)[0], atol=1e-4, rtol=0)
+@pytest.mark.parametrize("wrong", [16, 32, 48, 112, 128])
+def test_one_answer_of_no_sends_every_tile_of_a_pass_alone(monkeypatch: pytest.MonkeyPatch, wrong: int) -> None:
+    """Of the rows of the pass (112 + 16), of its canvases (64), or of any tile: alone, it would come out otherwise."""
+    engine = tiny.wordless(ragged_model(), canvases=2)
+    tiles = tiny.fly(engine, [9] * 25, [9]).plan()
+    monkeypatch.setattr(engine.rehearsal, "holds", lambda rows: rows != wrong)
+    together = wrong not in (16, 32, 64, 128)
+    assert engine._groups(tiles) == ([tiles] if together else [[tile] for tile in tiles])
+    assert engine._groups([]) == []
 
 
-@torch.inference_mode()
-def test_a_first_step_in_the_company_of_later_ones_is_a_first_step(model: Transformer, tokenizer: Tokenizer) -> None:
-    """A batch with later steps carries soft embeddings: zeros for a first step, which must change no bit."""
-    engine = engine_of(model, tokenizer, 1)
-    canvas = torch.arange(model.config.canvas_length)[None]
-    zeros = torch.zeros(1, model.config.canvas_length, model.config.hidden)
-    caches = [engine._cache(0)]
-    assert torch.equal(engine._canvas_logits(canvas, zeros, caches), engine._canvas_logits(canvas, None, caches))
+def test_rows_that_are_gathered_by_expert_are_never_said_to_hold(tokenizer: Tokenizer) -> None:
+    many = tiny.make_engine(tokenizer, tiny.tiny_model(num_experts=12), canvases=4)
+    assert not many.rehearsal.holds(16)
+    prompts = [tiny.prompt(number) for number in range(4)]
+    alone = tiny.make_engine(tokenizer, many.model, canvases=1)
+    assert tiny.by_id(many.generate(prompts)) == tiny.by_id(alone.generate(prompts))

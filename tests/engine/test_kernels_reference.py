@@ -119,6 +119,18 @@ def test_attention_of_a_batch_is_that_of_each_alone() -> None:
         close(together[index], reference.attention(q[index], k[index], v[index]))
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["one mask for all", "a mask each"])
+def test_masks_of_a_batch_go_with_their_rows(own: bool) -> None:
+    """Two leading axes, and groups of three: a mask that met another group, row or batch would show."""
+    q, k, v = random(2, 3, 5, 6, 8), random(2, 3, 7, 2, 8, seed=1), random(2, 3, 7, 2, 8, seed=2)
+    mask = torch.rand(*((2, 3) if own else ()), 5, 7, generator=torch.Generator().manual_seed(4)) < 0.5
+    mask[..., 0] = True
+    together = reference.attention(q, k, v, mask)
+    assert together.shape == q.shape
+    for index in [(a, b) for a in range(2) for b in range(3)]:
+        close(together[index], reference.attention(q[index], k[index], v[index], mask[index] if own else mask))
+
+
 @pytest.mark.parametrize("rows", ROWS)
 def test_gated_mlp_multiplies_gelu_of_gate_by_up(rows: int) -> None:
     x, gate, up, down = random(rows, 12), random(20, 12, seed=1), random(20, 12, seed=2), random(12, 20, seed=3)
@@ -197,10 +209,16 @@ def test_softcap_bounds_the_logits_and_leaves_small_ones_alone() -> None:
     assert reference.softcap(logits, 30.0).abs().max() <= 30
 
 
-def test_soft_embeddings_are_the_mean_embedding_under_the_softmax() -> None:
-    z, embedding = random(2, 3, 40) * 4, random(40, 8, seed=1)
-    close(reference.soft_embeddings(z, embedding), z.double().softmax(-1) @ embedding.double())
-    sure = torch.full((1, 1, 40), -1000.0)
-    sure[..., 7] = 1000.0
+def test_soft_embeddings_are_the_mean_embedding_under_the_probabilities() -> None:
+    p, embedding = (random(2, 3, 40) * 4).softmax(-1), random(40, 8, seed=1)
+    close(reference.soft_embeddings(p, embedding), p.double() @ embedding.double())
+    sure = torch.zeros(1, 1, 40)
+    sure[..., 7] = 1.0
     assert torch.equal(reference.soft_embeddings(sure, embedding)[0, 0], embedding[7])
-    assert reference.soft_embeddings(z, embedding.bfloat16()).dtype == torch.bfloat16
+
+
+def test_soft_embeddings_round_the_probabilities_to_the_embeddings_dtype() -> None:
+    """Before the product: 0.5015 and 0.4985 are 0.5 and 0.498047 in bfloat16, whose difference is not 0.003."""
+    ours = reference.soft_embeddings(torch.tensor([[0.5015, 0.4985]]), torch.tensor([[1.0], [-1.0]]).bfloat16())
+    assert ours.dtype == torch.bfloat16
+    assert ours.item() == 0.001953125

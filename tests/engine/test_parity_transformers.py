@@ -24,11 +24,9 @@ from transformers.models.diffusion_gemma import generation_diffusion_gemma as th
 from dgbatch.engine import sampler  # noqa: E402
 from dgbatch.engine.engine import Engine  # noqa: E402
 from dgbatch.engine.kernels.reference import DENSE_EXPERTS  # noqa: E402
-from dgbatch.engine.kv_cache import KVCache  # noqa: E402
 from dgbatch.engine.sequence import Sequence  # noqa: E402
 from dgbatch.engine.tokenizer import Tokenizer  # noqa: E402
 from dgbatch.engine.weights import load_transformer  # noqa: E402
-from dgbatch.records import EngineConfig  # noqa: E402
 from tests.engine import tiny  # noqa: E402
 
 LOGITS, KV = {"atol": 1e-4, "rtol": 0}, {"atol": 5e-5, "rtol": 0}
@@ -141,12 +139,13 @@ def our_engine(model: transformers.DiffusionGemmaForBlockDiffusion) -> Engine:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         loaded = load_transformer(Path(folder))
-    return Engine(loaded, None, EngineConfig(), tiny.SETTINGS, [])  # type: ignore[arg-type]  # no text here
+    return tiny.wordless(loaded)
 
 
-def assert_same_cache(ours: KVCache, expected: DynamicCache) -> None:
+def assert_same_cache(engine: Engine, sequence: Sequence, expected: DynamicCache) -> None:
     for index, layer in enumerate(expected.layers):
-        for mine, other in zip(ours.prefix(index), (layer.keys[0], layer.values[0]), strict=True):
+        ours = tiny.kept(engine, sequence, index).unbind(1)
+        for mine, other in zip(ours, (layer.keys[0], layer.values[0]), strict=True):
             torch.testing.assert_close(mine.transpose(0, 1), other, **KV)
 
 
@@ -164,10 +163,11 @@ def test_keys_values_and_logits_equal_those_of_transformers(case: Case) -> None:
         for size in (case.prompt, case.canvas, case.canvas, case.canvas)
     )
     with torch.no_grad():
-        cache, expected = engine._cache(case.prompt + case.canvas), DynamicCache(config=model.config.text_config)
-        engine._encode(cache, prompt.tolist())
+        scheduler, expected = tiny.fly(engine, prompt.tolist()), DynamicCache(config=model.config.text_config)
+        (sequence,) = scheduler.flight
+        tiny.encode(engine, scheduler)
         model.model.encoder(input_ids=prompt[None], past_key_values=expected)
-        assert_same_cache(cache, expected)
+        assert_same_cache(engine, sequence, expected)
 
         first = model(past_key_values=expected, decoder_input_ids=canvas[None]).logits
         torch.testing.assert_close(engine.denoise_logits(prompt.tolist(), canvas.tolist()), first[0], **LOGITS)
@@ -176,13 +176,17 @@ def test_keys_values_and_logits_equal_those_of_transformers(case: Case) -> None:
         believing = model(past_key_values=expected, decoder_input_ids=canvas[None], self_conditioning_logits=z).logits
         ours = engine.denoise_logits(prompt.tolist(), canvas.tolist(), z[0])
         torch.testing.assert_close(ours, believing[0], **LOGITS)
-        assert_same_cache(cache, expected)  # a canvas leaves no trace in the cache
+        assert_same_cache(engine, sequence, expected)  # a canvas leaves no trace in the cache
 
-        engine._encode(cache, settled.tolist())
+        sequence.emit(settled.tolist())
+        sequence.pending.append(tuple(settled.tolist()))
+        engine.canvases.lay([sequence])
+        engine.canvases.tokens[sequence.slot] = second
+        ours = engine.passes.run(scheduler.plan())  # the settled canvas and the next one
         model.model.encoder(input_ids=settled[None], past_key_values=expected)
-        assert_same_cache(cache, expected)
+        assert_same_cache(engine, sequence, expected)
         after = model(past_key_values=expected, decoder_input_ids=second[None]).logits
-        torch.testing.assert_close(engine._canvas_logits(second[None], None, [cache]), after, **LOGITS)
+        torch.testing.assert_close(ours[:, : case.canvas], after, **LOGITS)
 
 
 @st.composite
@@ -216,7 +220,7 @@ def test_next_canvas_equals_that_of_the_entropy_bound_sampler(z: torch.Tensor, b
     judge.initialize_canvas = lambda size, device: fresh
     expected = judge.renoise_canvas(judge.accept_canvas(old, drawn, z, 48), 48)
 
-    decision = sampler.next_canvas(z, drawn, fresh, torch.full((batch,), bound))
+    decision = sampler.next_canvas(sampler.believe(z), drawn, fresh, torch.full((batch,), bound))
     assert torch.equal(decision.accepted, judge.accepted_token_mask)
     assert torch.equal(decision.next_canvas, expected)
     torch.testing.assert_close(decision.mean_entropy, entropies.mean(-1), atol=1e-5, rtol=1e-5)
@@ -233,7 +237,7 @@ def test_tied_positions_are_accepted_in_the_same_number(z: torch.Tensor, bound: 
     judge = theirs.EntropyBoundSampler(theirs.EntropyBoundSamplerConfig(bound), z.shape[1], z.shape[2], 48)
     tokens = torch.zeros(z.shape[:2], dtype=torch.int64)
     judge.accept_canvas(tokens, tokens, z, 48)
-    decision = sampler.next_canvas(z, tokens, tokens, torch.full(z.shape[:1], bound))
+    decision = sampler.next_canvas(sampler.believe(z), tokens, tokens, torch.full(z.shape[:1], bound))
     assert torch.equal(decision.accepted.sum(-1), judge.accepted_token_mask.sum(-1))
 
 
@@ -265,7 +269,7 @@ def test_a_canvas_settles_at_the_step_where_transformers_stops(
         argmax = z.argmax(-1)
         sequence.stepped(bool((argmax[0] == previous).all()))
         previous = argmax[0]
-        settled = sampler.is_settled(sequence.still, sampler.entropy(z).mean().item(), own)
+        settled = sampler.is_settled(sequence.still, sampler.believe(z).entropy.mean().item(), own)
         assert settled == judge(argmax, z).item()
 
 

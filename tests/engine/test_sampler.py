@@ -27,22 +27,22 @@ def peaks(*heights: float) -> Tensor:
 
 def decide(z: Tensor, bound: float) -> sampler.Decision:
     drawn = torch.full(z.shape[:2], 1)
-    return sampler.next_canvas(z, drawn, torch.full_like(drawn, 2), torch.full(z.shape[:1], bound))
+    return sampler.next_canvas(sampler.believe(z), drawn, torch.full_like(drawn, 2), torch.full(z.shape[:1], bound))
 
 
 @pytest.mark.parametrize(("height", "nats"), [(18.0, 2.9e-3), (14.5, 7.8e-2), (0.0, math.log(VOCAB))])
 def test_entropy_of_one_high_logit_is_the_known_one(height: float, nats: float) -> None:
-    assert sampler.entropy(peaks(height)).item() == pytest.approx(nats, rel=0.03)
+    assert sampler.believe(peaks(height)).entropy.item() == pytest.approx(nats, rel=0.03)
 
 
 def test_entropy_does_not_move_when_all_logits_do() -> None:
     z = torch.randn(2, 3, 50, generator=torch.Generator().manual_seed(1)) * 3
-    torch.testing.assert_close(sampler.entropy(z + 60), sampler.entropy(z), atol=1e-4, rtol=0)
+    torch.testing.assert_close(sampler.believe(z + 60).entropy, sampler.believe(z).entropy, atol=1e-4, rtol=0)
 
 
 def test_a_token_of_logit_minus_infinity_adds_no_entropy() -> None:
     z = torch.tensor([[[0.0, 0.0, -torch.inf]]])
-    assert sampler.entropy(z).item() == pytest.approx(math.log(2))
+    assert sampler.believe(z).entropy.item() == pytest.approx(math.log(2))
 
 
 def test_ten_times_the_bound_accepts_exactly_one_position_more() -> None:
@@ -77,7 +77,7 @@ def test_accepted_positions_keep_the_drawn_token_and_all_others_get_fresh_noise(
 def test_every_canvas_of_a_batch_has_its_own_bound() -> None:
     z = torch.cat([peaks(14.5, 14.5, 14.5)] * 3)
     tokens = torch.zeros(3, 3, dtype=torch.int64)
-    decision = sampler.next_canvas(z, tokens, tokens, torch.tensor([0.01, 0.1, 1.0]))
+    decision = sampler.next_canvas(sampler.believe(z), tokens, tokens, torch.tensor([0.01, 0.1, 1.0]))
     assert decision.accepted.sum(-1).tolist() == [1, 2, 3]
 
 
@@ -163,7 +163,70 @@ def test_confidence_zero_never_settles() -> None:
     assert settles_at([5] * 10, 0.0, stability=0, confidence=0.0) is None
 
 
-def test_draw_takes_the_likeliest_token_when_the_noise_is_flat() -> None:
-    z = torch.tensor([[1.0, 3.0, 2.0], [4.0, 0.0, 1.0]])
-    assert sampler.draw(z, torch.zeros_like(z)).tolist() == [1, 0]
-    assert sampler.draw(z, torch.tensor([[0.0, 0.0, 1.5], [0.0] * 3])).tolist() == [2, 0]
+@st.composite
+def probabilities(draw: st.DrawFn) -> Tensor:
+    """(vocab,) float32, with zeros at either end and between; a softmax's sum is off by a few last bits."""
+    weights = draw(st.lists(st.just(0.0) | st.floats(0.001, 1.0), min_size=1, max_size=30).filter(any))
+    return torch.tensor(weights).div(sum(weights)).mul(draw(st.sampled_from([1 - 2e-6, 1.0, 1 + 2e-6])))
+
+
+FIRST, LAST = 2.0**-24, 1 - 2.0**-24  # the levels at both ends of what noise.draws gives
+
+
+@pytest.mark.parametrize(("level", "token"), [(FIRST, 1), (0.25, 1), (0.2501, 2), (0.5, 2), (0.5001, 4), (LAST, 4)])
+def test_the_first_token_that_reaches_the_level_is_drawn(level: float, token: int) -> None:
+    p = torch.tensor([0.0, 0.25, 0.25, 0.0, 0.5, 0.0])
+    assert sampler.draw(p, torch.tensor(level)).item() == token
+
+
+@given(p=probabilities())
+def test_evenly_spread_levels_draw_each_token_in_proportion_to_its_probability(p: Tensor) -> None:
+    levels = (torch.arange(4096) + 0.5) / 4096
+    drawn = sampler.draw(p.expand(4096, -1), levels)
+    share = torch.bincount(drawn, minlength=len(p)) / 4096
+    torch.testing.assert_close(share, p / p.sum(), atol=1.01 / 4096, rtol=0)
+    assert (p[drawn] > 0).all()
+    assert (drawn[1:] >= drawn[:-1]).all()
+
+
+@given(p=probabilities())
+def test_the_lowest_and_the_highest_level_draw_the_first_and_the_last_token_there_is(p: Tensor) -> None:
+    possible = p.nonzero().flatten()
+    assert sampler.draw(p.expand(2, -1), torch.tensor([FIRST, LAST])).tolist() == possible[[0, -1]].tolist()
+
+
+def test_a_large_flat_vocabulary_is_drawn_to_its_ends() -> None:
+    p = torch.full((262_144,), 1.0).log_softmax(-1).exp()
+    assert sampler.draw(p.expand(2, -1), torch.tensor([FIRST, LAST])).tolist() == [0, 262_143]
+
+
+def test_a_draw_takes_every_positions_own_level_and_probabilities() -> None:
+    p = torch.tensor([[[0.9, 0.1], [0.1, 0.9]], [[0.5, 0.5], [0.0, 1.0]]])
+    level = torch.tensor([[0.95, 0.5], [0.4, 0.01]])
+    assert sampler.draw(p, level).tolist() == [[1, 1], [0, 1]]
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 1000), batch=st.integers(1, 3), spread=st.sampled_from([0.0, 1.0, 10.0]))
+def test_what_a_step_believes_is_the_softmax_its_entropy_and_its_argmax(seed: int, batch: int, spread: float) -> None:
+    z = torch.randn(batch, 4, 50, generator=torch.Generator().manual_seed(seed)) * spread
+    belief = sampler.believe(z)
+    exact = torch.distributions.Categorical(logits=z.double())
+    torch.testing.assert_close(belief.p.double(), exact.probs, atol=1e-6, rtol=0)
+    torch.testing.assert_close(belief.entropy.double(), exact.entropy(), atol=1e-5, rtol=0)
+    assert torch.equal(belief.argmax, z.argmax(-1))
+
+
+@settings(max_examples=40)
+@given(banned=st.sets(st.integers(0, 19), max_size=19), seed=st.integers(0, 1000))
+def test_a_token_of_logit_minus_infinity_is_never_believed_nor_drawn(banned: set[int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(1, 64, 20, generator=generator)
+    z[..., sorted(banned)] = -torch.inf
+    belief = sampler.believe(z)
+    level = torch.rand(1, 64, generator=generator).clamp(FIRST, LAST)
+    level[0, :2] = torch.tensor([FIRST, LAST])
+    assert belief.entropy.isfinite().all()
+    assert belief.p[..., sorted(banned)].sum() == 0
+    assert banned.isdisjoint(belief.argmax.flatten().tolist())
+    assert banned.isdisjoint(sampler.draw(belief.p, level).flatten().tolist())

@@ -1,19 +1,31 @@
-"""A prompt's way through its canvases: which tokens it takes, and why it ends."""
+"""A prompt's way through its canvases: how it is cut, which tokens it takes, and why it ends."""
 
 from __future__ import annotations
+
+from itertools import chain
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgbatch.engine.sequence import Sequence
-from tests.engine import tiny
+from dgbatch.engine.sequence import Sequence, chunks_of
+from dgbatch.records import Prompt, Settings
 
 END = 9
 
 
 def sequence(max_new_tokens: int = 8, end_ids: tuple[int, ...] = (END,)) -> Sequence:
-    return Sequence(tiny.prompt(0), tiny.settings(max_new_tokens=max_new_tokens), [1, 2], frozenset(end_ids))
+    settings = Settings(max_new_tokens, 6, 0.1, 0.8, 0.4, 0.005, 1)
+    return Sequence(Prompt("row-0", 0, (), 0), settings, [1, 2], frozenset(end_ids))
+
+
+def test_a_sequence_begins_with_no_pages_no_place_and_nothing_generated() -> None:
+    one, other = sequence(), sequence()
+    assert (one.lease, one.slot, one.token_ids, one.canvas, one.finish) == (None, -1, [], 0, None)
+    assert list(one.pending) == []
+    assert one != other
+    assert one.pending is not other.pending
+    assert one.token_ids is not other.token_ids
 
 
 def test_a_canvas_without_an_end_is_taken_whole_and_the_sequence_goes_on() -> None:
@@ -92,3 +104,27 @@ def test_the_tokens_are_a_prefix_of_all_canvases_up_to_end_or_limit(canvases: li
     cut = flat.index(END) + 1 if END in flat else len(flat)
     assert one.token_ids == flat[: min(cut, limit)]
     assert one.finish == ("end_of_turn" if cut <= limit and END in flat else "length")
+
+
+@pytest.mark.parametrize(
+    ("ids", "chunks"),
+    [
+        ([], []),
+        ([1], [(1,)]),
+        ([1, 2, 3], [(1, 2, 3)]),
+        ([1, 2, 3, 4], [(1, 2, 3), (4,)]),
+        ([1, 2, 3, 4, 5, 6], [(1, 2, 3), (4, 5, 6)]),
+    ],
+)
+def test_a_text_is_cut_at_every_multiple_of_the_canvas_length(ids: list[int], chunks: list[tuple[int, ...]]) -> None:
+    assert list(chunks_of(ids, 3)) == chunks
+
+
+@given(ids=st.lists(st.integers(0, 3), max_size=20), more=st.lists(st.integers(0, 3)), length=st.integers(1, 6))
+def test_texts_that_begin_alike_are_cut_alike(ids: list[int], more: list[int], length: int) -> None:
+    """What sharing prefixes relies on: whole chunks depend on nothing that comes after them."""
+    chunks, longer = list(chunks_of(ids, length)), list(chunks_of(ids + more, length))
+    assert list(chain(*chunks)) == ids
+    assert [len(chunk) for chunk in chunks[:-1]] == [length] * (len(chunks) - 1 if chunks else 0)
+    whole = len(ids) // length
+    assert longer[:whole] == chunks[:whole]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, decoders, models, processors
 from tokenizers import Tokenizer as TokenizersTokenizer
+from torch import Tensor
 
 from dgbatch.engine.engine import Engine
 from dgbatch.engine.model.config import ModelConfig
 from dgbatch.engine.model.transformer import Transformer
+from dgbatch.engine.scheduler import Scheduler
+from dgbatch.engine.sequence import Sequence, chunks_of
 from dgbatch.engine.tokenizer import Tokenizer
 from dgbatch.engine.weights import save_checkpoint
 from dgbatch.records import Completion, EngineConfig, Generation, Prompt, Settings
@@ -153,6 +157,43 @@ def write_checkpoint(folder: Path, **text: Any) -> Path:
 def make_engine(tokenizer: Tokenizer, model: Transformer, end_ids: tuple[int, ...] = (), **config: Any) -> Engine:
     """Without end ids every completion runs to its token limit: a random model ends turns at random."""
     return Engine(model, tokenizer, EngineConfig(**config), SETTINGS, list(end_ids))
+
+
+class Wordless:
+    """In a tokenizer's place where token ids go in and nothing is decoded."""
+
+    def never_emitted(self, end_ids: Collection[int]) -> list[int]:
+        return []
+
+
+def wordless(
+    model: Transformer, own: Settings = SETTINGS, end_ids: tuple[int, ...] = (), canvases: int = 4, **config: Any
+) -> Engine:
+    return Engine(model, Wordless(), EngineConfig(canvases, **config), own, list(end_ids))  # type: ignore[arg-type]
+
+
+def fly(engine: Engine, *texts: list[int], fold: bool = True, first: int = 0) -> Scheduler:
+    """Texts taken into flight as prompts `first` and on, noise on their canvases; no pass has run yet."""
+    length = engine.model.config.canvas_length
+    scheduler = Scheduler(engine.pages, engine.in_flight, length, engine.config.prefill_tiles, fold)
+    for number, ids in enumerate(texts, first):
+        scheduler.waiting.append(Sequence(prompt(number), engine.defaults, ids, engine.end_ids, chunks_of(ids, length)))
+    engine.canvases.lay(scheduler.admit())
+    assert not scheduler.waiting
+    return scheduler
+
+
+def encode(engine: Engine, scheduler: Scheduler) -> None:
+    """All that waits to be encoded, pass by pass, and no canvas."""
+    while any(one.pending for one in scheduler.flight):
+        engine.passes.run([tile for tile in scheduler.plan() if tile.causal])
+
+
+def kept(engine: Engine, sequence: Sequence, layer: int) -> Tensor:
+    """What a row after a sequence's text sees of it, keys before values: (tokens, 2, kv_heads, head_dim)."""
+    assert sequence.lease
+    view = engine.pages.views(sequence.lease)[engine.model.config.layers[layer].sliding]
+    return torch.cat(engine.kv.read(layer, view))
 
 
 def prompt(number: int, text: str | None = None, **generation: Any) -> Prompt:

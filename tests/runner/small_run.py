@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -43,8 +44,17 @@ def new_run(spec: JobSpec) -> Run:
     )
 
 
-def write_attempt(run: Run, shard: Shard, bad: Callable[[str], bool] = lambda row_id: False, text: str = "") -> Commit:
-    """The files of one attempt at a shard, and the commit that would make them real."""
+def write_attempt(
+    run: Run,
+    shard: Shard,
+    bad: Callable[[str], bool] = lambda row_id: False,
+    text: str = "",
+    seeds: Mapping[str, int] = MappingProxyType({}),
+) -> Commit:
+    """The files of one attempt at a shard, and the commit that would make them real.
+
+    seeds: of rows that do not take the job's.
+    """
     rows, quarantined = [], []
     rules = Rules(run.spec.accept)
     for row_id, row in source.rows(shard, run.spec.input, list(run.schemas.input_columns)):
@@ -52,7 +62,8 @@ def write_attempt(run: Run, shard: Shard, bad: Callable[[str], bool] = lambda ro
             if bad(row_id):
                 quarantined.append(QuarantinedRow(row_id, sample, "prompt_too_long", "9 tokens too many", 1, row))
                 continue
-            done = completion(row_id, sample, run.spec.generation.seed, text or str(row.get("answer", "4")))
+            seed = seeds.get(row_id, run.spec.generation.seed)
+            done = completion(row_id, sample, seed, text or str(row.get("answer", "4")))
             rows.append(OutputRow(done, 1, rules.judge(done.text, row) if rules.names else None, row))
     attempt = uuid.uuid4().hex[:8]
     data, given_up = write_shard(

@@ -53,6 +53,15 @@ def test_bad_row_shows_its_error(make_job, checkpoint):
     assert good == Rendered("in.parquet:0:2", "<user>a", 7)
 
 
+def test_settings_of_a_rows_own_are_shown_and_wrong_ones_are_its_error(make_job, checkpoint):
+    rows = pa.table({"prompt": ["a"] * 3, "own": ['{"seed": 3, "stop": ["x"], "greedy": null}', None, '{"seed": -1}']})
+    spec = make_job(rows, f"model.checkpoint={checkpoint}", "generation.overrides=own")
+    said, silent, wrong = preview(spec, make_plan(spec))
+    assert said == Rendered("in.parquet:0:0", "<user>a", 7, generation={"seed": 3, "stop": ["x"]})
+    assert silent == Rendered("in.parquet:0:1", "<user>a", 7)
+    assert wrong.error == "bad_generation: column 'own': seed: -1 must be at least 0."
+
+
 def test_hub_id_that_is_not_here_shows_prompts_uncounted(make_job, some_rows, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     spec = make_job(some_rows(1), "model.checkpoint=nobody/nothing", "prompt.system=Be brief.")
@@ -73,6 +82,8 @@ def test_without_the_engine_packages_prompts_are_shown_uncounted(make_job, some_
     monkeypatch.delitem(sys.modules, "dgbatch.engine.tokenizer", raising=False)
     spec = make_job(some_rows(1))
     assert preview(spec, make_plan(spec)) == [Rendered("in.parquet:0:0", "user: What is 0?", None)]
+    spec = make_job(pa.table({"prompt": ["a"], "own": ['{"seed": 3}']}), "generation.overrides=own")
+    assert preview(spec, make_plan(spec)) == [Rendered("in.parquet:0:0", "user: a", None, generation={"seed": 3})]
 
 
 def test_job_side_needs_no_torch_and_no_ray():

@@ -51,6 +51,29 @@ def test_accept_rules_add_the_verdict(make_job: MakeJob) -> None:
     ]
 
 
+def test_metrics_that_are_asked_for_end_the_columns_of_the_engine(make_job: MakeJob) -> None:
+    kinds = pa.schema([("answer", pa.string())])
+    job = make_job(None, "output.metrics=true", "accept.rules=[{equals: answer}]", "output.columns=[answer]")
+    assert shown(schemas(job, kinds).data) == [
+        *OWN,
+        "revised_tokens: int32 not null",
+        "mean_entropy: float not null",
+        "queue_s: float not null",
+        "prefill_s: float not null",
+        "denoise_s: float not null",
+        "accepted: bool not null",
+        "rules: struct<equals_answer: bool not null> not null",
+        "answer: string",
+    ]
+
+
+def test_a_name_of_a_metric_is_free_where_none_are_asked_for(make_job: MakeJob) -> None:
+    kinds = pa.schema([("queue_s", pa.float64())])
+    assert shown(schemas(make_job(None, "output.columns=[queue_s]"), kinds).data) == [*OWN, "queue_s: double"]
+    with pytest.raises(JobError, match="'queue_s' is also the name of a column that dgbatch writes"):
+        schemas(make_job(None, "output.columns=[queue_s]", "output.metrics=true"), kinds)
+
+
 def test_input_columns_keep_their_type_and_come_last(make_job: MakeJob) -> None:
     kinds = pa.schema([("when", pa.timestamp("us", "UTC")), ("price", pa.decimal128(9, 2)), ("unused", pa.int8())])
     found = schemas(make_job(None, "output.columns=[price, when]"), kinds)

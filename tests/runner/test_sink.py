@@ -61,6 +61,19 @@ def test_rows_are_written_in_the_order_given(tmp_path: Path, declared: Schemas, 
 
 
 @pytest.mark.parametrize("fmt", ["parquet", "arrow"])
+def test_metrics_are_written_as_the_engine_told_them(tmp_path: Path, make_job: MakeJob, fmt: str) -> None:
+    told = {"revised_tokens": 3, "mean_entropy": 0.25, "queue_s": 0.5, "prefill_s": 1.5, "denoise_s": 8.0}
+    row = OutputRow(replace(completion(), **told), 1, None, ROW)  # type: ignore[arg-type]
+    folder = Folder(tmp_path)
+    declared = schemas(make_job(None, "output.metrics=true", "output.columns=[n]"), INPUT)
+    data, _ = write_shard(folder, 0, "aaaa", fmt, declared, [row], [])
+    assert data is not None
+    found = read(folder, data.name)
+    assert found.column_names[-6:] == [*told, "n"]
+    assert {name: found[name].to_pylist() for name in told} == {name: [value] for name, value in told.items()}
+
+
+@pytest.mark.parametrize("fmt", ["parquet", "arrow"])
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path, declared: Schemas, fmt: str) -> None:
     written = []
     for attempt in ("aaaa", "bbbb"):

@@ -130,7 +130,7 @@ def test_unknown_keys_are_refused_at_any_depth(load, line, says):
         ("generation.seed=-1", "generation.seed: -1 must be at least 0."),
         ("generation.seed=9223372036854775808", "must be less than 9,223,372,036,854,775,808."),
         ("generation.samples=0", "generation.samples: 0 must be at least 1."),
-        ("generation.temperature_start=0", "generation.temperature_start: 0 must be more than 0."),
+        ("generation.temperature_start=0", "generation.temperature_start: 0 must be at least 1e-06."),
         ("generation.temperature_start=cold", "'cold' is text; it takes a number"),
         ("generation.stop=x", "generation.stop: 'x' is text; it takes a list, each of text."),
         ("generation.stop=[1]", "generation.stop[0]: 1 is a whole number; it takes text. Put it in quotes."),
@@ -429,6 +429,8 @@ def test_fingerprint_follows_what_changes_rows_and_nothing_else(load, make_job, 
     other = [
         "generation.seed=1", "generation.samples=2", "generation.stop=[a]", "prompt.template=x {{ prompt }}",
         "prompt.thinking=true", "prompt.system=hi", "input.id=id", "input.limit=5", "input.where=n < 9",
+        "generation.greedy=true", "generation.suppress_tokens=[4]", "generation.overrides=answer",
+        "output.metrics=true",
         "workers.shard_rows=2", "output.format=arrow", "output.columns=[n]", "model.dtype=float32",
         "model.checkpoint=a/b", "accept.rules=[{equals: answer}]",
     ]  # fmt: skip

@@ -395,6 +395,31 @@ def test_rows_of_another_seed_are_found_though_their_ids_are_right(fresh: Callab
     assert "shard 0: a noise key is not that of its row" in found.examples["checksum_errors"]
 
 
+def seeded(folder: Path, seeds: dict[str, int]) -> Run:
+    """A run whose rows say their seeds themselves, its rows written with these."""
+    table = prompts(6)
+    own = ['{"seed": 3}', None, '{"stop": ["x"]}', '{"seed": -1}', "", '{"seed": 3}']
+    pq.write_table(table.append_column("own", pa.array(own)), folder / "in.parquet")
+    (folder / "job.yaml").write_text(JOB)
+    overrides = ("input.id=id", "generation.overrides=own", "generation.seed=7", "workers.shard_rows=4")
+    run = new_run(load_job(str(folder / "job.yaml"), [*overrides, "output.metrics=true"]))
+    for shard in run.plan.shards:
+        assert run.commit(write_attempt(run, shard, lambda row_id: row_id == "r3", seeds=seeds))
+    return run
+
+
+def test_rows_of_a_seed_of_their_own_hold(tmp_path: Path) -> None:
+    found = verify(seeded(tmp_path, {"r0": 3, "r5": 3}))
+    assert found.holds and (found.ok, found.quarantined) == (5, 1)
+
+
+@pytest.mark.parametrize("seeds", [{"r0": 3}, {"r0": 7, "r5": 3}, {"r0": 3, "r5": 3, "r1": 3}])
+def test_a_row_made_with_another_seed_than_its_own_is_found(tmp_path: Path, seeds: dict[str, int]) -> None:
+    found = verify(seeded(tmp_path, seeds))
+    assert not found.holds and found.checksum_errors == 1
+    assert found.examples["checksum_errors"][0].endswith("a noise key is not that of its row")
+
+
 def test_a_stray_file_in_a_finished_run_is_found(fresh: Callable[[], Run]) -> None:
     run = fresh()
     stray = write_attempt(run, run.plan.shards[0])

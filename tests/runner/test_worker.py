@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dgbatch.records import EngineConfig
+from dgbatch.records import EngineConfig, Generation
 from dgbatch.runner import worker as module
 from dgbatch.runner.commits import Commit
 from dgbatch.runner.plan import Plan, make_plan
+from dgbatch.runner.prompts import noise_key
 from dgbatch.runner.spec import JobSpec, load_job
 from dgbatch.runner.worker import Report, Worker
 from tests.fake_engine import PATH, fake_job
@@ -98,6 +102,58 @@ def test_bad_rows_are_quarantined_with_their_reason_and_the_rest_goes_on(tmp_pat
     assert table["error_code"].to_pylist() == ["null_prompt", "prompt_too_long", "empty_prompt"]
     assert table["attempts"].to_pylist() == [2, 2, 2]
     assert table["prompt"].to_pylist() == [None, "!reject", " "]
+
+
+OWN = pa.struct([("max_new_tokens", pa.int64()), ("temperature_end", pa.float64()), ("stop", pa.list_(pa.string())),
+                 ("greedy", pa.bool_()), ("suppress_tokens", pa.list_(pa.int32())), ("seed", pa.int64())])  # fmt: skip
+
+
+@pytest.mark.parametrize("as_text", [False, True], ids=["struct", "JSON"])
+def test_settings_of_each_row_reach_the_engine_exactly(tmp_path, as_text):
+    said = [
+        {"max_new_tokens": 5, "temperature_end": 0.1, "stop": ["x", "y"], "seed": 3},
+        None,
+        {"greedy": False, "suppress_tokens": [7, 1], "seed": 4},
+        {"max_new_tokens": -5},
+        {"stop": []},
+    ]
+    job = {"overrides": "own", "samples": 2, "seed": 9, "max_new_tokens": 50, "stop": ["."], "greedy": True}
+    file = fake_job(tmp_path, ["!generation"] * 5, generation=job, output={"columns": []})
+    rows = pq.read_table(tmp_path / "prompts.parquet")
+    texts = pa.array([None if row is None else json.dumps(row) for row in said])
+    own = texts if as_text else pa.array(said, OWN)
+    pq.write_table(rows.append_column("own", own), tmp_path / "prompts.parquet")
+    worker, plan, spec = started(file)
+    wait_for(worker, loaded)
+    (receipt,) = wait_for(worker, lambda report, receipts, failures: receipts, [(plan.shards[0], 1)]).receipts
+    table = pq.read_table(Path(spec.output.path, receipt.data.name))
+    arrived = [json.loads(text) for text in table["text"].to_pylist()]
+    base = asdict(Generation(max_new_tokens=50, stop=(".",), greedy=True, suppress_tokens=()))
+    base = json.loads(json.dumps(base))
+    expected = {
+        "r0000": ({**base, "max_new_tokens": 5, "temperature_end": 0.1, "stop": ["x", "y"]}, 3),
+        "r0001": (base, 9),
+        "r0002": ({**base, "greedy": False, "suppress_tokens": [7, 1]}, 4),
+        "r0004": ({**base, "stop": []}, 9),
+    }
+    assert arrived == [settings for settings, _ in expected.values() for _ in range(2)]
+    assert table["noise_key"].to_pylist() == [
+        noise_key(seed, name, sample) for name, (_, seed) in expected.items() for sample in range(2)
+    ]
+    lost = pq.read_table(Path(spec.output.path, receipt.quarantine.name))
+    assert lost["id"].to_pylist() == ["r0003"] * 2 and set(lost["error_code"].to_pylist()) == {"bad_generation"}
+    assert lost["error_message"][0].as_py() == "column 'own': max_new_tokens: -5 must be at least 1."
+
+
+def test_metrics_that_are_asked_for_are_those_the_engine_told(tmp_path):
+    worker, plan, spec = started(fake_job(tmp_path, ["a", "b"], output={"metrics": True}))
+    wait_for(worker, loaded)
+    (receipt,) = wait_for(worker, lambda report, receipts, failures: receipts, [(plan.shards[0], 1)]).receipts
+    table = pq.read_table(Path(spec.output.path, receipt.data.name))
+    keys = table["noise_key"].to_pylist()
+    assert table["revised_tokens"].to_pylist() == [key % 7 for key in keys]
+    assert table["mean_entropy"].to_pylist() == [key % 100 / 128 for key in keys]
+    assert table["queue_s"].to_pylist() == [0.5, 0.5] and table["denoise_s"].to_pylist() == [0.25, 0.25]
 
 
 def test_shard_of_bad_rows_alone_has_no_data_file(tmp_path):

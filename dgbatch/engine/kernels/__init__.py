@@ -1,6 +1,7 @@
 """The operations of a denoising step. Callers use these names; the tensor's device decides what runs."""
 
 from dgbatch.engine.kernels.reference import (
+    DENSE_EXPERTS,
     attention,
     experts,
     gated_mlp,
@@ -13,6 +14,7 @@ from dgbatch.engine.kernels.reference import (
 )
 
 __all__ = [
+    "DENSE_EXPERTS",
     "attention",
     "experts",
     "gated_mlp",

@@ -1,0 +1,61 @@
+"""A benchmark as a PNG. The only user of matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dgbatch.errors import BenchError
+
+
+def plot(told: dict[str, Any], path: Path) -> None:
+    """Write the picture of a report. Raises BenchError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise BenchError("--plot needs matplotlib: pip install 'dgbatch[bench]', or leave --plot out") from error
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    (_engine if told["benchmark"] == "engine" else _roofline)(axes, told)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def check(path: Path | None) -> None:
+    """Before anything is measured: that the picture can be made and its folder is there. Raises BenchError."""
+    if path is None:
+        return
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise BenchError("--plot needs matplotlib: pip install 'dgbatch[bench]', or leave --plot out") from error
+
+
+def _engine(axes: Any, told: dict[str, Any]) -> None:
+    for kind in ("dgbatch", "transformers", "autoregressive"):
+        best: dict[int, float] = {}
+        for one in told["results"]:
+            if one["kind"] == kind:
+                best[one["at_once"]] = max(one["tokens_per_s"], best.get(one["at_once"], 0.0))
+        if best:
+            axes.plot(list(best), list(best.values()), marker="o", label=kind)
+    axes.set_xlabel("canvases in flight, batch or sequences")
+    axes.set_ylabel("generated tokens per second")
+    axes.set_title(f"{told['asked']['checkpoint']}, {told['machine']['device']}, {told['machine']['threads']} threads")
+
+
+def _roofline(axes: Any, told: dict[str, Any]) -> None:
+    canvases = told["asked"]["canvases"]
+    for one in told["floors"]:
+        took = [second * 1e3 for second in one["step_s"]]
+        axes.plot(canvases, took, label=f"{one['device']} {one['format']}", alpha=0.7)
+    if measured := told.get("measured"):
+        for name, style in (("floor_s", "k--"), ("step_s", "ko-")):
+            label = "here, floor" if name == "floor_s" else "here, reached"
+            axes.plot(canvases, [second * 1e3 for second in measured[name]], style, label=label)
+    axes.set_xlabel("canvases in flight")
+    axes.set_ylabel("ms per denoising step")
+    axes.set_title(f"{told['model']}: fastest step, prefix {told['asked']['prefix']}")

@@ -1,0 +1,127 @@
+"""`dgbatch bench`: what the README's numbers come from, measured on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dgbatch.cli.options import AsJson
+
+bench = typer.Typer(help="Measure the engine on this machine, and the floors physics sets.", no_args_is_help=True)
+
+Threads = Annotated[int, typer.Option(help="CPU threads of torch, for every side.", min=1)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON object to this file too.")]
+Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it; needs matplotlib: dgbatch[bench].")]
+
+
+@bench.command()
+def engine(
+    checkpoint: Annotated[str, typer.Option(help="demo, a folder or a hub id.")] = "demo",
+    rows: Annotated[int, typer.Option(help="Prompts, of the packaged ones.", min=1)] = 128,
+    repeats: Annotated[int, typer.Option(help="Turns after the warm-up; medians are told.", min=1)] = 3,
+    threads: Threads = 2,
+    device: Device = "auto",
+    max_new_tokens: Annotated[int | None, typer.Option(help="Per prompt; else what the checkpoint says.")] = None,
+    canvases: Annotated[
+        list[int] | None, typer.Option(help="Canvases in flight, and sequences of the baseline; again for more.", min=1)
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Batches of transformers; again for more.", min=1)] = None,
+    transformers: Annotated[bool, typer.Option(help="Compare with transformers' generate.")] = True,
+    autoregressive: Annotated[bool, typer.Option(help="Compare with one token a pass.")] = True,
+    lockstep: Annotated[bool, typer.Option(help="Compare with lockstep batches.")] = True,
+    out: Out = None,
+    plot: Plot = None,
+    json: AsJson = False,
+) -> None:
+    """Our engine against transformers, one token a pass and lockstep batches: same weights, prompts and settings."""
+    from dgbatch.bench.engine import COLUMNS, EngineBench, bench_engine, findings, table_rows
+    from dgbatch.cli.output import say
+
+    usual = EngineBench()
+    asked = EngineBench(
+        checkpoint=checkpoint,
+        rows=rows,
+        repeats=repeats,
+        threads=threads,
+        device=device,
+        max_new_tokens=max_new_tokens,
+        canvases=tuple(sorted(set(canvases or usual.canvases))),
+        batches=tuple(sorted(set(batch or usual.batches))),
+        lockstep=usual.lockstep if lockstep else (),
+        transformers=transformers,
+        autoregressive=autoregressive,
+    )
+    _check(out, plot)
+    told = bench_engine(asked, say)
+    _tell(told, COLUMNS, table_rows(told), findings(told), out, plot, json)
+
+
+@bench.command()
+def roofline(
+    checkpoint: Annotated[
+        str | None, typer.Option(help="demo, a folder or a hub id; else the real 26B, or demo with --measure.")
+    ] = None,
+    prefix: Annotated[int, typer.Option(help="Tokens before each canvas.", min=1)] = 1024,
+    steps: Annotated[int, typer.Option(help="Denoising steps a canvas, for tokens/s.", min=1)] = 16,
+    canvases: Annotated[list[int] | None, typer.Option(help="Canvases in flight; again for more.", min=1)] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure this machine and our engine on it.")] = False,
+    threads: Threads = 2,
+    device: Device = "auto",
+    out: Out = None,
+    plot: Plot = None,
+    json: AsJson = False,
+) -> None:
+    """The fastest denoising step that memory and arithmetic of known devices allow, by canvases in flight."""
+    from dgbatch.bench.roofline import RooflineBench, bench_roofline, columns, findings, table_rows
+    from dgbatch.cli.output import say
+
+    asked = RooflineBench(
+        checkpoint=checkpoint,
+        prefix=prefix,
+        steps=steps,
+        canvases=tuple(sorted(set(canvases or RooflineBench().canvases))),
+        measure=measure,
+        threads=threads,
+        device=device,
+    )
+    _check(out, plot)
+    told = bench_roofline(asked, say)
+    _tell(told, columns(told), table_rows(told), findings(told), out, plot, json)
+
+
+def _check(out: Path | None, plot: Path | None) -> None:
+    """What would fail after minutes of measuring fails now."""
+    from dgbatch.bench.plot import check
+    from dgbatch.errors import BenchError
+
+    check(plot)
+    for path in filter(None, (out, plot)):
+        if not path.absolute().parent.is_dir():
+            raise BenchError(f"{path}: no folder {path.absolute().parent}; make it first")
+
+
+def _tell(
+    told: dict[str, Any],
+    columns: tuple[str, ...],
+    rows: list[tuple[str, ...]],
+    lines: list[str],
+    out: Path | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    import json
+
+    from dgbatch.bench.plot import plot as draw
+    from dgbatch.cli.output import print_json, show, table
+
+    if out:
+        out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    if plot:
+        draw(told, plot)
+    if as_json:
+        print_json(told)
+    else:
+        show(table(columns, rows, right=columns[1:] if columns[0] == "what" else columns[2:]), *lines)
