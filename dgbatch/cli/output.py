@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,12 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def invoked_as() -> str:
+    """What to type for dgbatch: its name where the shell finds it, else the path it was started by."""
+    started_by_path = os.path.basename(sys.argv[0]) == "dgbatch" and not shutil.which("dgbatch")
+    return short(os.path.abspath(sys.argv[0])) if started_by_path else "dgbatch"
 
 
 def short(path: str) -> str:

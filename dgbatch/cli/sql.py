@@ -11,7 +11,7 @@ from dgbatch.cli.options import AsJson, RunFolder
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROWS = 1000  # shown to people; --json and export give all
+ROWS = 100  # shown to people; --json and export give all
 
 
 def sql(

@@ -55,7 +55,7 @@ def summary(done: Submitted) -> list[RenderableType]:
     from rich.table import Table
     from rich.text import Text
 
-    from dgbatch.cli.output import short
+    from dgbatch.cli.output import invoked_as, short
 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
@@ -65,13 +65,13 @@ def summary(done: Submitted) -> list[RenderableType]:
     complete = "already complete" if done.was_complete else "complete"
     style = "yellow" if done.status.tally.quarantined else "green"
     title = Text.assemble((f" {done.status.name}: {complete} ", f"bold {style}"))
-    run = shlex.quote(short(done.run.path))
+    run, me = shlex.quote(short(done.run.path)), shlex.quote(invoked_as())
     return [
         Panel(grid, title=title, title_align="left", border_style=style, width=80),
         "next, try:",
-        f"  dgbatch verify {run}",
-        f'  dgbatch sql {run} "{_query(done)}"',
-        f"  dgbatch export {run} {shlex.quote(done.status.name)}.jsonl",
+        f"  {me} verify {run}",
+        f'  {me} sql {run} "{_query(done)}"',
+        f"  {me} export {run} {shlex.quote(done.status.name)}.jsonl",
     ]
 
 

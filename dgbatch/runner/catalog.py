@@ -130,7 +130,7 @@ def check_duckdb(path: str, fingerprint: str, columns: Schemas) -> None:
 
 def _check_types(columns: Schemas) -> None:
     with duckdb.connect(":memory:", config=CLOSED) as connection:
-        for field in (*columns.data, *columns.quarantine):
+        for field in _without_float16(pa.schema([*columns.data, *columns.quarantine])):
             try:
                 connection.register("column", pa.schema([field]).empty_table()).execute("SELECT * FROM temp.column")
             except duckdb.Error:
@@ -201,8 +201,8 @@ def _connection(run: Run, commits: Sequence[Commit] | None = None) -> Iterator[d
     spill = os.path.join(tempfile.gettempdir(), f"dgbatch-sql-{os.getpid()}")  # made only when memory runs short
     connection = duckdb.connect(":memory:", config={**CLOSED, "temp_directory": spill})
     try:
-        connection.register("completions", _dataset(run, "data", commits))
-        connection.register("quarantine", _dataset(run, "quarantine", commits))
+        connection.register("completions", _dataset(run, "data", commits, for_duckdb=True))
+        connection.register("quarantine", _dataset(run, "quarantine", commits, for_duckdb=True))
         connection.register("shards", _shards(run, commits))
         yield connection
     finally:
@@ -218,9 +218,10 @@ def _whole_numbers(answer: pa.Table) -> pa.Table:
     return answer
 
 
-def _dataset(run: Run, kind: str, commits: Sequence[Commit]) -> ds.Dataset:
+def _dataset(run: Run, kind: str, commits: Sequence[Commit], for_duckdb: bool = False) -> ds.Dataset:
     fmt = run.spec.output.format
     schema = stored_schema(getattr(run.schemas, kind), fmt)
+    schema = _without_float16(schema) if for_duckdb else schema
     records: list[FileRecord] = [file for commit in commits if (file := getattr(commit, kind)) is not None]
     if not records:
         return ds.dataset(schema.empty_table())
@@ -230,6 +231,12 @@ def _dataset(run: Run, kind: str, commits: Sequence[Commit]) -> ds.Dataset:
             f"{gone[0]}: is gone, and {len(gone) - 1} more. Restore it; dgbatch verify lists what is missing."
         )
     return ds.dataset(paths, schema=schema, format="parquet" if fmt == "parquet" else "ipc")
+
+
+def _without_float16(schema: pa.Schema) -> pa.Schema:
+    """DuckDB has no float16; as float32 nothing of it is lost."""
+    wide = [field.with_type(pa.float32()) if field.type == pa.float16() else field for field in schema]
+    return pa.schema(wide, schema.metadata)
 
 
 def _shards(run: Run, commits: Sequence[Commit]) -> pa.Table:

@@ -122,9 +122,17 @@ def test_sums_are_whole_numbers_as_long_as_they_fit(run: Run) -> None:
 
 
 def test_a_column_that_duckdb_does_not_know_is_an_error_and_no_traceback(make_job: MakeJob) -> None:
-    rows = pa.table({"prompt": ["x"], "half": pa.array([1.5], pa.float16())})
+    rows = pa.table({"prompt": ["x"], "long": pa.array([15], pa.decimal256(50, 2))})
     with pytest.raises(QueryError, match="Unsupported"):
-        sql(new_run(make_job(rows, "output.columns=[half]")), QUESTION)
+        sql(new_run(make_job(rows, "output.columns=[long]")), QUESTION)
+
+
+def test_half_floats_are_read_as_floats_in_sql_and_exports(make_job: MakeJob, tmp_path: Path) -> None:
+    rows = pa.table({"prompt": ["x", "y"], "half": pa.array([1.5, 2.5], pa.float16())})
+    run = finished(new_run(make_job(rows, "output.columns=[half]")))
+    assert sql(run, "select sum(half) as total from completions where half > 2").to_pylist() == [{"total": 2.5}]
+    for fmt in EXPORTS:
+        export(run, str(tmp_path / f"half.{fmt}"), fmt)
 
 
 def test_a_query_does_not_see_variables_of_the_program(run: Run) -> None:
@@ -274,8 +282,12 @@ def test_a_column_that_the_duckdb_file_cannot_hold_is_refused_before_the_work(
     make_job: MakeJob, run: Run, tmp_path: Path
 ) -> None:
     check_duckdb(str(tmp_path / "run.duckdb"), run.fingerprint, run.schemas)
-    odd = new_run(make_job(pa.table({"prompt": ["x"], "half": pa.array([1.5], pa.float16())}), "output.path=odd"))
-    with pytest.raises(OutputError, match=r"output\.duckdb: column 'half' is halffloat, which DuckDB does not know"):
+    odd = new_run(
+        make_job(pa.table({"prompt": ["x"], "long": pa.array([15], pa.decimal256(50, 2))}), "output.path=odd")
+    )
+    with pytest.raises(
+        OutputError, match=r"output\.duckdb: column 'long' is decimal256\(50, 2\), which DuckDB does not know"
+    ):
         check_duckdb(str(tmp_path / "run.duckdb"), odd.fingerprint, odd.schemas)
     assert not (tmp_path / "run.duckdb").exists()
 

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from dgbatch.cli.output import invoked_as
+
+
+@pytest.mark.parametrize(
+    ("argv", "on_path", "typed"),
+    [
+        (".venv/bin/dgbatch", False, os.path.join(".venv", "bin", "dgbatch")),
+        ("/work/here/.venv/bin/dgbatch", True, "dgbatch"),
+        ("/usr/lib/python3/pytest/__main__.py", False, "dgbatch"),
+    ],
+)
+def test_next_commands_are_named_as_this_one_was_typed(tmp_path, monkeypatch, argv, on_path, typed):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [argv])
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if on_path else None)
+    assert invoked_as() == typed
