@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -109,7 +110,8 @@ def _make_folder(path: Path) -> None:
     if path.is_dir():
         return
     _make_folder(path.parent)
-    path.mkdir(exist_ok=True)
+    with suppress(FileExistsError):
+        os.mkdir(path)
     _sync_folder(path.parent)
 
 
