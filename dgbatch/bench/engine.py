@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from textwrap import wrap
 from typing import Any
 
 from dgbatch.bench.measure import Contender, Result, machine, measure
@@ -203,7 +204,7 @@ def findings(told: dict[str, Any]) -> list[str]:
         most = max(map(int, told["diffusion_over_autoregressive"]))
         lines.append(f"diffusion / autoregressive, tokens/s: {_listed(told['diffusion_over_autoregressive'].items())}")
         lines.append(f"autoregressive wins from: {f'{wins} at once' if wins else f'nowhere up to {most} at once'}")
-    return lines
+    return [part for line in lines for part in wrap(line, 79, subsequent_indent="  ")]
 
 
 def _listed(ratios: Iterable[tuple[str, float]]) -> str:

@@ -20,7 +20,8 @@ def plot(told: dict[str, Any], path: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.grid(visible=True, which="both", alpha=0.3)
-    axes.legend()
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=150)
 
 
@@ -44,7 +45,7 @@ def _engine(axes: Any, told: dict[str, Any]) -> None:
             axes.plot(list(best), list(best.values()), marker="o", label=kind)
     axes.set_xlabel("canvases in flight, batch or sequences")
     axes.set_ylabel("generated tokens per second")
-    axes.set_title(f"{told['asked']['checkpoint']}, {told['machine']['device']}, {told['machine']['threads']} threads")
+    axes.set_title(f"{told['asked']['checkpoint']}, {told['machine']['device']}, threads: {told['machine']['threads']}")
 
 
 def _roofline(axes: Any, told: dict[str, Any]) -> None:

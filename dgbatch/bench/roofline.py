@@ -108,12 +108,14 @@ def columns(told: dict[str, Any]) -> tuple[str, ...]:
 
 
 def table_rows(told: dict[str, Any]) -> list[tuple[str, ...]]:
-    """ms per step and tokens/s for known devices; ms per step for this one."""
+    """ms per step and tokens/s for known devices; beside this one, ms per step alone."""
+    measured = told.get("measured")
     rows: list[tuple[str, ...]] = []
     for one in told["floors"]:
         cells = zip(one["step_s"], one["tokens_per_s"], strict=True)
-        rows.append((one["device"], one["format"], *(f"{_ms(took)} {speed:.0f}" for took, speed in cells)))
-    if measured := told.get("measured"):
+        shown = (_ms(took) if measured else f"{_ms(took)} {speed:.0f}" for took, speed in cells)
+        rows.append((one["device"], one["format"], *shown))
+    if measured:
         form = measured["format"]
         rows += [
             ("here", form, *(_ms(took) for took in measured["floor_s"])),
@@ -128,7 +130,8 @@ def findings(told: dict[str, Any]) -> list[str]:
     asked = told["asked"]
     lines = [
         f"{told['model']}, prefix of {asked['prefix']:,} tokens, by canvases in flight.",
-        f"Floor in ms per denoising step, and tokens/s at {asked['steps']} steps and a commit.",
+        "Floor in ms per denoising step"
+        + ("." if "measured" in told else f", and tokens/s at {asked['steps']} steps and a commit."),
     ]
     if measured := told.get("measured"):
         lines.append(

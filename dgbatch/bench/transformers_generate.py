@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class TransformersGenerate:
             folder, dtype=dtype, attn_implementation="sdpa"
         )
         self._model.to(device).eval()
+        self._runs: Counter[tuple[int, str]] = Counter()
         self._device = device
         self._tokenizer = tokenizer
         self._end_ids = end_ids
@@ -49,13 +51,14 @@ class TransformersGenerate:
             self._model.set_experts_implementation(experts)
         except (ValueError, ImportError):
             return False
-        return bool(self._model.get_experts_implementation()[""] == experts)
+        return bool(self._model.config._experts_implementation == experts)  # some fall back without a word
 
     @torch.inference_mode()
     def run(self, puzzles: Sequence[Puzzle], batch: int, experts: str, max_new_tokens: int | None) -> Run:
         """All puzzles once, those of like length together: less padding, and answers of like length too."""
         self._model.set_experts_implementation(experts)
-        torch.manual_seed(0)
+        torch.manual_seed(self._runs[batch, experts])  # other noise in each turn: a batch waits for its slowest row
+        self._runs[batch, experts] += 1
         said = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
         solved = tokens = canvases = steps = 0
         start = time.perf_counter()

@@ -54,7 +54,9 @@ def test_what_is_measured_stands_beside_the_floor(engine, monkeypatch, tmp_path)
     measured = told["measured"]
     assert (measured["format"], measured["step_s"]) == ("float32", [0.01, 0.02])
     assert measured["share_of_floor"][0] == pytest.approx(measured["floor_s"][0] / 0.01)
-    here_row, reached, share = table_rows(told)[-3:]
+    *known, here_row, reached, share = table_rows(told)
+    assert all(cell.count(" ") == 0 for row in known for cell in row[2:])  # ms alone, as beside them
+    assert not any("tokens/s" in line for line in findings(told))
     assert here_row[:2] == ("here", "float32")
     assert reached == ("reached", "float32", "10.0", "20.0")
     assert share[0] == "share"
