@@ -35,6 +35,10 @@ golden: (_venv "dev")
     {{bin}}/python -m pytest --update-golden -m "not slow and not gpu" -k golden
     git diff --stat tests docs
 
+# Rewrite the pages that are generated from the code: docs/job.md, docs/cli.md
+docs: (_venv "dev")
+    {{bin}}/python docs/generate.py
+
 # Solved share of the demo checkpoint per task, on fresh puzzles
 evaluate *args: (_venv "dev,evaluate")
     {{bin}}/python -m dgbatch.demo.train --evaluate {{args}}
