@@ -167,14 +167,18 @@ class Engine:
 
         previous_logits: (canvas, vocab) of the step before, over its temperature, or None on a first step
         returns: (canvas, vocab) float32, softcapped, before the temperature
+        raises RowError when the memory for keys and values cannot hold the prompt now
         """
         length = self.model.config.canvas_length
         scheduler = Scheduler(self.pages, 1, length, self.config.prefill_tiles)
-        sequence = Sequence(
-            Prompt("", 0, (), 0), self.defaults, prompt_ids, self.end_ids, chunks_of(prompt_ids, length)
-        )
+        one_canvas = replace(self.defaults, max_new_tokens=length)
+        sequence = Sequence(Prompt("", 0, (), 0), one_canvas, prompt_ids, self.end_ids, chunks_of(prompt_ids, length))
         scheduler.waiting.append(sequence)
-        scheduler.admit()
+        if not scheduler.admit():
+            raise RowError(
+                "out_of_kv_memory",
+                f"no pages are free for {len(prompt_ids)} prompt tokens; give the engine more kv_bytes",
+            )
         while sequence.pending:
             tiles = scheduler.plan()
             for group in self._groups([tile for tile in tiles if tile.causal]):

@@ -26,7 +26,7 @@ from dgbatch.engine.model.transformer import Transformer
 from dgbatch.engine.scheduler import Tile
 from dgbatch.engine.sequence import Sequence
 from dgbatch.engine.tokenizer import Tokenizer
-from dgbatch.errors import CheckpointError
+from dgbatch.errors import CheckpointError, RowError
 from dgbatch.records import Completion, EngineConfig, Prompt, Rejection
 from tests.engine import tiny
 
@@ -173,6 +173,13 @@ def test_a_prompt_that_no_memory_can_hold_is_quarantined(model: Transformer, tok
     assert (rejected.id, rejected.error_code) == ("row-50", "out_of_kv_memory")
     assert "fit the memory for keys and values" in rejected.error_message
     assert done.id == "row-1"
+
+
+def test_logits_of_a_prompt_that_the_memory_cannot_hold_are_refused(model: Transformer, tokenizer: Tokenizer) -> None:
+    full, sliding = page_bytes(model.config, torch.float32)
+    engine = tiny.make_engine(tokenizer, model, canvases=1, kv_bytes=8 * (full + sliding))
+    with pytest.raises(RowError, match="no pages are free for 90 prompt tokens"):
+        engine.denoise_logits([20] * 90, [20] * tiny.CANVAS)
 
 
 def test_a_generator_that_is_dropped_gives_its_pages_back(engine: Engine, alone: dict[str, Completion]) -> None:

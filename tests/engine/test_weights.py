@@ -314,8 +314,11 @@ def test_tied_and_vision_tensors_are_passed_over(folder: Path) -> None:
         "model.encoder.vision_tower.std_bias",
         "model.encoder.embed_vision.embedding.weight",
     )
+    before = load_transformer(folder).state_dict()
     rewrite(folder, lambda tensors: tensors.update({name: torch.ones(3) for name in extra}))
-    load_transformer(folder)
+    after = load_transformer(folder).state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "header", "empty", "text"])

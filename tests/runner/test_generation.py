@@ -212,7 +212,7 @@ STRUCT = pa.struct([("max_new_tokens", pa.int16()), ("stop", pa.list_(pa.string(
     ids=str,
 )
 def test_columns_that_can_hold_settings_are_planned(make_job: MakeJob, kind: pa.DataType, value: Any) -> None:
-    make_plan(make_job(with_settings(kind, value, None), "generation.overrides=settings"))
+    assert make_plan(make_job(with_settings(kind, value, None), "generation.overrides=settings")).rows == 2
 
 
 @pytest.mark.parametrize(
