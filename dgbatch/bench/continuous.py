@@ -1,15 +1,15 @@
-"""Our engine as a contender: fed as it likes, or in lockstep batches as others must be fed."""
+"""Our engine as a contender: prompts enter as others leave."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from dgbatch.bench.measure import Run
 from dgbatch.bench.puzzles import Puzzle, prompts
 from dgbatch.engine.engine import Engine
-from dgbatch.records import Completion, Prompt
+from dgbatch.records import Completion
 
 
 def with_canvases(engine: Engine, canvases: int) -> Engine:
@@ -18,35 +18,15 @@ def with_canvases(engine: Engine, canvases: int) -> Engine:
     return Engine(engine.model, engine.tokenizer, config, engine.defaults, list(engine.end_ids))
 
 
-def run(engine: Engine, puzzles: Sequence[Puzzle], max_new_tokens: int | None, lockstep: bool = False) -> Run:
+def run(engine: Engine, puzzles: Sequence[Puzzle], max_new_tokens: int | None) -> Run:
     """All puzzles once."""
-    feed: Iterable[Prompt | None] = prompts(puzzles, max_new_tokens)
-    batches = Lockstep(prompts(puzzles, max_new_tokens), engine.in_flight) if lockstep else None
     rows = solved = tokens = canvases = steps = 0
     start = time.perf_counter()
-    for result in engine.generate(batches or feed):
+    for result in engine.generate(prompts(puzzles, max_new_tokens)):
         rows += 1
-        if batches:
-            batches.done += 1
         if isinstance(result, Completion):
             solved += result.text == puzzles[int(result.id)].answer
             tokens += result.tokens
             canvases += result.canvases
             steps += result.denoise_steps
     return Run(rows, solved, tokens, time.perf_counter() - start, canvases, steps)
-
-
-class Lockstep:
-    """Batches of one size: the next begins when all of the last are done. Kinder than a padded batch, for a row that
-    is done costs nothing while it waits for the others."""
-
-    def __init__(self, prompts: Sequence[Prompt], batch: int):
-        self.done = 0
-        self._prompts = prompts
-        self._batch = batch
-
-    def __iter__(self) -> Iterator[Prompt | None]:
-        for first in range(0, len(self._prompts), self._batch):
-            while self.done < first:
-                yield None  # none ready now: ask again after the next step
-            yield from self._prompts[first : first + self._batch]

@@ -47,7 +47,7 @@ def bench_engine(asked: EngineBench, tell: Callable[[str], None]) -> dict[str, A
 
 def prepare(asked: EngineBench) -> tuple[list[Contender], dict[str, str], str]:
     """Everybody who takes part, over the same prompts; versions of theirs; the device."""
-    from dgbatch.bench import continuous, puzzles
+    from dgbatch.bench import continuous, lockstep, puzzles
     from dgbatch.bench.autoregressive import Autoregressive
     from dgbatch.engine import Engine
     from dgbatch.engine.checkpoint import resolve
@@ -72,8 +72,8 @@ def prepare(asked: EngineBench) -> tuple[list[Contender], dict[str, str], str]:
 
     long = puzzles.of_mixed_lengths(asked.rows, canvases_of) if asked.lockstep else []
 
-    def ours(own: Engine, chosen: Sequence[puzzles.Puzzle], lockstep: bool = False) -> Callable:
-        return lambda: continuous.run(own, chosen, limit, lockstep)
+    def ours(own: Engine, chosen: Sequence[puzzles.Puzzle], how: Callable = continuous.run) -> Callable:
+        return lambda: how(own, chosen, limit)
 
     contenders = [Contender(OURS, number, ours(engines[number], rows)) for number in asked.canvases]
     versions = {}
@@ -103,7 +103,7 @@ def prepare(asked: EngineBench) -> tuple[list[Contender], dict[str, str], str]:
     for number in asked.lockstep:
         contenders += [
             Contender(CONTINUOUS, number, ours(engines[number], long)),
-            Contender(LOCKSTEP, number, ours(engines[number], long, lockstep=True)),
+            Contender(LOCKSTEP, number, ours(engines[number], long, lockstep.run)),
         ]
     return contenders, versions, engine.device_name
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from dgbatch.engine import sampler
-from dgbatch.engine.calibration import SIZES, knee, measure
+from dgbatch.engine.calibration import SIZES, knee, made_up_steps, measure
 from dgbatch.engine.canvases import Canvases
 from dgbatch.engine.checkpoint import checksum, resolve
 from dgbatch.engine.generation_config import read_generation_config
-from dgbatch.engine.invariance import Rehearsal
+from dgbatch.engine.intake import Intake, Source
 from dgbatch.engine.kv_cache import KVCache
 from dgbatch.engine.memory import count_pages, default_budget, holds_all, peak_bytes
 from dgbatch.engine.model.transformer import Transformer
@@ -24,6 +24,7 @@ from dgbatch.engine.pages import Pages
 from dgbatch.engine.passes import Passes
 from dgbatch.engine.scheduler import Scheduler, Tile
 from dgbatch.engine.sequence import Sequence, chunks_of
+from dgbatch.engine.steps import Steps
 from dgbatch.engine.tokenizer import Tokenizer
 from dgbatch.engine.weights import load_transformer
 from dgbatch.errors import CheckpointError, RowError
@@ -38,11 +39,21 @@ class Engine:
     def __init__(
         self, model: Transformer, tokenizer: Tokenizer, config: EngineConfig, defaults: Settings, end_ids: list[int]
     ):
-        self.model = model
+        self.model = model.prepare()
         self.tokenizer = tokenizer
         self.config = config
         self.defaults = defaults
         self.end_ids = frozenset(end_ids)
+        shape = model.config
+        self.intake = Intake(
+            tokenizer,
+            defaults,
+            self.end_ids,
+            shape.canvas_length,
+            shape.max_positions,
+            shape.vocab_size,
+            config.max_prompt_tokens,
+        )
         self.device = model.embedding.device
         self.dtype = model.embedding.dtype
         self.stats = EngineStats()
@@ -62,38 +73,22 @@ class Engine:
         self.kv = KVCache(shape, *counts, self.device, self.dtype)
         self.canvases = Canvases(self.model, canvases, self.tokenizer.never_emitted(self.end_ids))
         self.passes = Passes(self.model, self.kv, self.canvases)
-        self.rehearsal = Rehearsal(self.model, self.passes.quantum)
+        self.steps = Steps(self.passes, self.canvases)
 
     @torch.inference_mode()
     def _calibrate(self) -> list[CurvePoint]:
-        """Time denoising steps of made-up canvases, each after a page of made-up prompt, for more and more of them."""
-        length, vocab = self.model.config.canvas_length, self.model.config.vocab_size
+        """The throughput curve, over as many canvases as the memory allows beside their longest prompts."""
+        shape, config = self.model.config, self.config
+
+        def fits(canvases: int) -> bool:
+            budget = config.kv_bytes or default_budget(shape, self.device, canvases)
+            return holds_all(shape, self.dtype, canvases, config.prefill_tiles, budget)
 
         def prepare(canvases: int) -> Callable[[], object]:
             self._make_room(canvases)
-            scheduler = Scheduler(self.pages, canvases, length, canvases, fold=False)
-            for number in range(canvases):
-                text = [(number + 7 * place) % vocab for place in range(length)]
-                short = replace(self.defaults, max_new_tokens=length)
-                scheduler.waiting.append(
-                    Sequence(Prompt("", 0, (), number), short, text, self.end_ids, chunks_of(text, length))
-                )
-            self.canvases.lay(scheduler.admit())
-            return lambda: [self._decide(*self._launch(group)) for group in self._groups(scheduler.plan())]
+            return made_up_steps(self.pages, self.canvases, self.steps, shape, self.defaults)
 
-        curve = measure(prepare, self._sizes())
-        self.stats = EngineStats()
-        return curve
-
-    def _sizes(self) -> list[int]:
-        """Canvases in flight worth trying: those that the memory allows beside their longest prompts."""
-        config = self.config
-
-        def fits(canvases: int) -> bool:
-            budget = config.kv_bytes or default_budget(self.model.config, self.device, canvases)
-            return holds_all(self.model.config, self.dtype, canvases, config.prefill_tiles, budget)
-
-        return [SIZES[0], *(size for size in SIZES[1:] if fits(size))]
+        return measure(prepare, [SIZES[0], *filter(fits, SIZES[1:])])
 
     @classmethod
     def load(
@@ -142,13 +137,12 @@ class Engine:
             while not (source.exhausted and scheduler.idle):
                 self._pull(source, scheduler, scheduler.room, results)
                 self._admit(scheduler)
-                tiles = scheduler.plan()
-                steps = [self._launch(group) for group in self._groups(tiles)]
+                self._start(scheduler.plan())
                 # the device is at work: what the host has to do goes here
                 self._pull(source, scheduler, self.in_flight - len(scheduler.waiting), results)
                 while results:
                     yield results.popleft()
-                settled = [one for canvases, logits in steps for one in self._decide(canvases, logits)]
+                settled = self._finish()
                 self._settle(settled)
                 for sequence in settled:
                     if sequence.finish:
@@ -180,9 +174,8 @@ class Engine:
                 f"no pages are free for {len(prompt_ids)} prompt tokens; give the engine more kv_bytes",
             )
         while sequence.pending:
-            tiles = scheduler.plan()
-            for group in self._groups([tile for tile in tiles if tile.causal]):
-                self.passes.run(group)
+            self.steps.start([tile for tile in scheduler.plan() if tile.causal])
+            self.steps.finish()
         slot = sequence.slot
         self.canvases.tokens[slot] = torch.tensor(canvas_ids, device=self.device)
         if previous_logits is not None:
@@ -202,51 +195,14 @@ class Engine:
                 return
             try:
                 with self._phase("tokenize"):
-                    scheduler.waiting.append(self._begin(prompt, scheduler))
+                    sequence = self.intake.sequence(prompt, scheduler, self.pages)
+                scheduler.waiting.append(sequence)
+                self.stats.prompts += 1
+                self.stats.prompt_tokens += len(sequence.prompt_ids)
                 count -= 1
             except RowError as error:
                 self.stats.rejections += 1
                 results.append(Rejection(prompt.id, prompt.sample, error.code, error.message))
-
-    def _begin(self, prompt: Prompt, scheduler: Scheduler) -> Sequence:
-        """A prompt's tokens and settings, checked against what the model and the memory can hold. Raises RowError."""
-        settings = prompt.generation.or_else(self.defaults)
-        length, most = self.model.config.canvas_length, self.model.config.max_positions
-        prompt_ids = self.tokenizer.encode_chat(prompt.messages, prompt.thinking)
-        if not prompt_ids:
-            raise RowError("empty_prompt", "the chat template made no tokens of the messages")
-        limit = min(most - length, self.config.max_prompt_tokens or most)
-        if len(prompt_ids) > limit:
-            raise RowError(
-                "prompt_too_long", f"the prompt has {len(prompt_ids)} tokens, at most {limit} fit beside a canvas"
-            )
-        if settings.suppress_tokens:
-            self._check_suppressed(settings.suppress_tokens)
-        room = (most - len(prompt_ids)) // length * length
-        settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, room))
-        sequence = Sequence(prompt, settings, prompt_ids, self.end_ids, chunks_of(prompt_ids, length))
-        sequence.began_at = time.perf_counter()
-        need = scheduler.need(sequence)
-        if not self.pages.fits(need):
-            raise RowError(
-                "out_of_kv_memory",
-                f"{len(prompt_ids)} prompt tokens and {settings.max_new_tokens} new ones need {need[0]} pages of "
-                f"{length} tokens, and {self.pages.full.size} fit the memory for keys and values",
-            )
-        self.stats.prompts += 1
-        self.stats.prompt_tokens += len(prompt_ids)
-        return sequence
-
-    def _check_suppressed(self, ids: tuple[int, ...]) -> None:
-        """Raises RowError for an id that is no token's, and where none is left to write."""
-        size = self.model.config.vocab_size
-        if unknown := [id for id in ids if not 0 <= id < size]:
-            raise RowError(
-                "bad_generation",
-                f"suppress_tokens has the id {unknown[0]}; those of this checkpoint go from 0 to {size - 1:,}",
-            )
-        if len({*ids, *self.tokenizer.never_emitted(self.end_ids)}) >= size:
-            raise RowError("bad_generation", "suppress_tokens leaves no token to write")
 
     def _admit(self, scheduler: Scheduler) -> None:
         admitted = scheduler.admit()
@@ -255,38 +211,23 @@ class Engine:
             sequence.started_at = now
         self.canvases.lay(admitted)
 
-    def _groups(self, tiles: list[Tile]) -> list[list[Tile]]:
-        """The passes that these tiles take: one, or one for each where company would change a bit."""
-        if not tiles:
-            return []
-        if all(map(self.rehearsal.holds, sorted(self.passes.rows(tiles)))):
-            return [tiles]
-        return [[tile] for tile in tiles]
-
-    def _launch(self, tiles: list[Tile]) -> tuple[list[Sequence], Tensor | None]:
-        canvases = [tile.sequence for tile in tiles if not tile.causal]
+    def _start(self, tiles: list[Tile]) -> None:
         now = time.perf_counter()
-        for sequence in canvases:
-            sequence.denoised_at = sequence.denoised_at or now
+        for tile in tiles:
+            if not tile.causal:
+                tile.sequence.denoised_at = tile.sequence.denoised_at or now
         with self._phase("forward"):
-            logits = self.passes.run(tiles)
-        self.stats.passes += 1
+            self.stats.passes += self.steps.start(tiles)
         self.stats.tiles += len(tiles)
-        return canvases, logits
 
-    def _decide(self, sequences: list[Sequence], logits: Tensor | None) -> list[Sequence]:
-        """One denoising step of these canvases; returns those whose canvas settled."""
-        if logits is None:
-            return []
+    def _finish(self) -> list[Sequence]:
+        """The decisions about the canvases of the step that was started; returns those whose canvas settled."""
         with self._phase("sample"):
-            outcomes = self.canvases.step(sequences, logits)
+            decided = self.steps.finish()
         settled = []
-        for sequence, outcome in zip(sequences, outcomes, strict=True):
-            settings = sequence.settings
+        for sequence, outcome in decided:
             sequence.stepped(outcome.unchanged)
-            if sequence.step >= settings.max_denoising_steps or sampler.is_settled(
-                sequence.still, outcome.mean_entropy, settings
-            ):
+            if sequence.out_of_steps or sampler.is_settled(sequence.still, outcome.mean_entropy, sequence.settings):
                 sequence.entropy_sum += outcome.mean_entropy
                 settled.append(sequence)
         return settled
@@ -351,24 +292,6 @@ class Engine:
         start = time.perf_counter()
         yield
         self.stats.seconds[name] = self.stats.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-class Source:
-    """An iterable of prompts, asked one at a time."""
-
-    def __init__(self, prompts: Iterable[Prompt | None]):
-        self.exhausted = False
-        self._prompts = iter(prompts)
-
-    def next(self) -> Prompt | None:
-        """None when there is none, or none now."""
-        if self.exhausted:
-            return None
-        try:
-            return next(self._prompts)
-        except StopIteration:
-            self.exhausted = True
-            return None
 
 
 def pick_device(name: str) -> torch.device:

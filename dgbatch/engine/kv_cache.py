@@ -13,7 +13,7 @@ from dgbatch.engine.scheduler import Tile
 
 
 class KVCache:
-    """Per layer a pool of pages: (pages, page_tokens, 2, kv_heads, head_dim), keys before values."""
+    """Per layer a pool of pages: (pages, 2, kv_heads, page_tokens, head_dim), keys before values."""
 
     def __init__(self, config: ModelConfig, full: int, sliding: int, device: torch.device, dtype: torch.dtype):
         self.config = config
@@ -23,9 +23,9 @@ class KVCache:
         ]
 
     def read(self, layer: int, view: View) -> list[Tensor]:
-        """Keys and values in a view's order, page by page: (tokens, 2, kv_heads, head_dim)."""
+        """Keys and values in a view's order, page by page: (2, kv_heads, tokens, head_dim)."""
         pool = self.pools[layer]
-        return [pool[page, first:end] for page, first, end in view]
+        return [pool[page, :, :, first:end] for page, first, end in view]
 
     def attend(self, placed: list[tuple[Tile, int]]) -> Attend:
         """For one pass: tiles and the row where each begins.
@@ -41,18 +41,25 @@ class KVCache:
             return masks[rows, past, sliding]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            sliding = self.config.layers[layer].sliding
-            own = torch.stack([k, v], dim=-3)
-            out = torch.zeros_like(q)
+            kv_heads, sliding = self.config.layers[layer].kv_heads, self.config.layers[layer].sliding
+            own = torch.stack([k.movedim(1, 0), v.movedim(1, 0)])
+            asking = kernels.group_heads(q, kv_heads)
+            out = torch.zeros_like(asking)
+            skipped = len(k) - len(q)
             for tile, first in placed:
                 if tile.causal:
-                    self.pools[layer][tile.pages[sliding], : tile.rows] = own[first : first + tile.rows]
+                    page = self.pools[layer][tile.pages[sliding]]
+                    page[:, :, : tile.rows] = own[:, :, first : first + tile.rows]
             for tile, first in placed:
-                rows = slice(first, first + tile.rows)
-                seen = torch.cat([*self.read(layer, tile.sliding if sliding else tile.full), own[rows]])
-                visible = mask(tile.rows, len(seen) - tile.rows, sliding) if tile.causal else None
-                out[rows] = kernels.attention(q[rows], seen[:, 0], seen[:, 1], visible)
-            return out
+                if first < skipped:
+                    continue
+                view = tile.sliding if sliding else tile.full
+                seen = torch.cat([*self.read(layer, view), own[:, :, first : first + tile.rows]], 2)
+                visible = mask(tile.rows, seen.shape[2] - tile.rows, sliding) if tile.causal else None
+                rows = slice(first - skipped, first - skipped + tile.rows)
+                keys, values = seen.unbind()
+                out[:, rows] = kernels.grouped_attention(asking[:, rows], keys, values, visible)
+            return kernels.ungroup_heads(out)
 
         return attend
 
@@ -65,7 +72,7 @@ class KVCache:
 
 
 def page_shape(config: ModelConfig, kind: LayerConfig) -> tuple[int, int, int, int]:
-    return config.canvas_length, 2, kind.kv_heads, kind.head_dim
+    return 2, kind.kv_heads, config.canvas_length, kind.head_dim
 
 
 def page_bytes(config: ModelConfig, dtype: torch.dtype) -> tuple[int, int]:

@@ -48,10 +48,10 @@ class Passes:
         for tile, first in placed:
             positions[first : first + tile.rows] = range(tile.start, tile.start + tile.rows)
         causal = torch.arange(rows, device=self.device) < edge
-        x = self.model.run_layers(torch.cat(parts), self._ids(positions), causal, self.kv.attend(placed))
+        x = self.model.run_layers(torch.cat(parts), self._ids(positions), causal, self.kv.attend(placed), edge)
         if not slots:
             return None
-        return self.model.logits(x[edge:].unflatten(0, (len(slots), -1)))
+        return self.model.logits(x.unflatten(0, (len(slots), -1)))
 
     def rows(self, tiles: Sequence[Tile]) -> set[int]:
         """Of the whole pass, of its canvases, and of each tile alone: what their arithmetic may depend on."""
@@ -72,8 +72,11 @@ class Passes:
     def _embed_canvases(self, slots: Tensor, first_steps: bool) -> Tensor:
         length = self.model.config.canvas_length
         pad = self.padded(length) - length
-        tokens = torch.nn.functional.pad(self.canvases.tokens[slots], (0, pad))
-        soft = None if first_steps else torch.nn.functional.pad(self.canvases.soft[slots], (0, 0, 0, pad))
+        tokens = self.canvases.tokens[slots]
+        soft = None if first_steps else self.canvases.soft[slots]
+        if pad:
+            tokens = torch.nn.functional.pad(tokens, (0, pad))
+            soft = None if soft is None else torch.nn.functional.pad(soft, (0, 0, 0, pad))
         return self.model.embed_canvas(tokens, soft).flatten(0, 1)
 
     def _ids(self, values: list[int]) -> Tensor:

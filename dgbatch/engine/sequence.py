@@ -38,6 +38,11 @@ class Sequence:
         self.denoise_steps += 1
         self.still = self.still + 1 if unchanged else 0
 
+    @property
+    def out_of_steps(self) -> bool:
+        """Whether its canvas had as many steps as it may have."""
+        return self.step >= self.settings.max_denoising_steps
+
     def emit(self, canvas_ids: list[int]) -> None:
         """A canvas settled: take its tokens up to the end of the turn or the token limit."""
         self.canvas += 1

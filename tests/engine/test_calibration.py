@@ -79,9 +79,15 @@ def test_an_engine_that_is_left_to_choose_measures_and_gives_the_same_tokens(
     assert tiny.by_id(auto.generate(prompts)) == tiny.by_id(told.generate(prompts))
 
 
-def test_sizes_that_the_memory_cannot_hold_are_not_tried(model: Transformer, tokenizer: Tokenizer) -> None:
+def test_sizes_that_the_memory_cannot_hold_are_not_tried(
+    model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from dgbatch.engine.memory import _wanted
 
+    tried: list[int] = []
+    monkeypatch.setattr(
+        "dgbatch.engine.engine.measure", lambda prepare, sizes: tried.extend(sizes) or [CurvePoint(1, 1.0)]
+    )
     budget = _wanted(model.config, model.embedding.dtype, 4, 4)[1]
-    engine = tiny.make_engine(tokenizer, model, canvases=None, kv_bytes=budget)
-    assert engine._sizes() == [1, 2, 4]
+    tiny.make_engine(tokenizer, model, canvases=None, kv_bytes=budget)
+    assert tried == [1, 2, 4]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgbatch.engine import sampler
+from dgbatch.engine import kernels, sampler
 from dgbatch.engine.engine import Engine
 from dgbatch.engine.invariance import Rehearsal
 from dgbatch.engine.model.config import ModelConfig
@@ -166,7 +166,7 @@ def test_a_model_that_mixes_rows_runs_each_tile_alone_and_its_tokens_stay(
     passes = record_passes(engine, monkeypatch)
     assert completions(engine) == alone
     assert {len(tiles) for tiles in passes} == {1}
-    monkeypatch.setattr(engine.rehearsal, "holds", lambda rows: True)
+    monkeypatch.setattr(engine.steps.rehearsal, "holds", lambda rows: True)
     assert completions(engine) != alone  # so the rehearsal was needed
 
 
@@ -174,7 +174,7 @@ def test_tiles_that_keep_their_bits_share_a_pass(
     model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = tiny.make_engine(tokenizer, model, canvases=3)
-    monkeypatch.setattr(engine.rehearsal, "holds", lambda rows: True)
+    monkeypatch.setattr(engine.steps.rehearsal, "holds", lambda rows: True)
     passes = record_passes(engine, monkeypatch)
     completions(engine)
     assert max(sum(not tile.causal for tile in tiles) for tiles in passes) == 3
@@ -187,15 +187,37 @@ def test_one_answer_of_no_sends_every_tile_of_a_pass_alone(monkeypatch: pytest.M
     """Of the rows of the pass (112 + 16), of its canvases (64), or of any tile: alone, it would come out otherwise."""
     engine = tiny.wordless(ragged_model(), canvases=2)
     tiles = tiny.fly(engine, [9] * 25, [9]).plan()
-    monkeypatch.setattr(engine.rehearsal, "holds", lambda rows: rows != wrong)
+    monkeypatch.setattr(engine.steps.rehearsal, "holds", lambda rows: rows != wrong)
     together = wrong not in (16, 32, 64, 128)
-    assert engine._groups(tiles) == ([tiles] if together else [[tile] for tile in tiles])
-    assert engine._groups([]) == []
+    assert engine.steps.groups(tiles) == ([tiles] if together else [[tile] for tile in tiles])
+    assert engine.steps.groups([]) == []
 
 
-def test_rows_that_are_gathered_by_expert_are_never_said_to_hold(tokenizer: Tokenizer) -> None:
+def test_many_experts_share_passes_too(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows meet those that chose the same expert: how many they are is the whole pass's doing."""
     many = tiny.make_engine(tokenizer, tiny.tiny_model(num_experts=12), canvases=4)
-    assert not many.rehearsal.holds(16)
+    passes = record_passes(many, monkeypatch)
     prompts = [tiny.prompt(number) for number in range(4)]
     alone = tiny.make_engine(tokenizer, many.model, canvases=1)
     assert tiny.by_id(many.generate(prompts)) == tiny.by_id(alone.generate(prompts))
+    assert max(map(len, passes)) > 1
+
+
+@pytest.mark.parametrize("what", ["more rows", "another place"])
+def test_an_expert_that_computes_some_number_of_rows_otherwise_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """From 48 rows on, or in the last place of 48: passes of up to 32 rows may still be shared."""
+    exact = kernels.experts
+
+    def odd(x: Tensor, *rest: Any) -> Tensor:
+        out = exact(x, *rest)
+        if len(x) == 48:
+            out[0 if what == "more rows" else -1] *= 1.5
+        return out
+
+    own = Rehearsal(tiny.tiny_model(), 16)
+    assert own.holds(64)
+    monkeypatch.setattr(kernels, "experts", odd)
+    own = Rehearsal(own.model, 16)
+    assert {rows: own.holds(rows) for rows in (64, 16, 32, 48)} == {64: False, 16: True, 32: True, 48: False}

@@ -32,6 +32,10 @@ def close(ours: Tensor, exact: Tensor) -> None:
     torch.testing.assert_close(ours.double(), exact.double(), **TOLERANCE)
 
 
+def angles(positions: Tensor, head_dim: int, theta: float, pairs: int) -> tuple[Tensor, Tensor]:
+    return reference.rope_angles(positions, reference.rope_frequencies(head_dim, theta, pairs))
+
+
 def test_callers_find_every_operation_under_one_name() -> None:
     for name in kernels.__all__:
         assert getattr(kernels, name) is getattr(reference, name)
@@ -57,12 +61,24 @@ def test_rms_norm_of_bfloat16_is_computed_in_float32_and_rounded_once() -> None:
     assert torch.equal(ours, reference.rms_norm(x.float(), w.float(), 1e-6).bfloat16())
 
 
+@pytest.mark.parametrize("rows", ROWS)
+def test_add_rms_norm_adds_a_normed_branch_to_the_residual(rows: int) -> None:
+    x, branch, w = random(rows, 33), random(rows, 33, seed=1) * 4, random(33, seed=2)
+    normed = branch.double() / (branch.double().square().mean(-1, keepdim=True) + 1e-6).sqrt() * w.double()
+    close(reference.add_rms_norm(x, branch, w, 1e-6), x.double() + normed)
+
+
+def test_add_rms_norm_of_bfloat16_rounds_the_norm_before_it_adds() -> None:
+    x, branch, w = (tensor.bfloat16() for tensor in (random(3, 64), random(3, 64, seed=1), random(64, seed=2)))
+    assert torch.equal(reference.add_rms_norm(x, branch, w, 1e-6), x + reference.rms_norm(branch, w, 1e-6))
+
+
 @pytest.mark.parametrize(("head_dim", "theta", "pairs"), [(256, 1e4, 128), (512, 1e6, 64), (8, 1e4, 4), (16, 1e6, 2)])
 def test_rope_angles_use_the_whole_head_size_and_leave_later_pairs_alone(
     head_dim: int, theta: float, pairs: int
 ) -> None:
     positions = torch.tensor([0, 1, 7, 1000])
-    cos, sin = reference.rope_angles(positions, head_dim, theta, pairs)
+    cos, sin = angles(positions, head_dim, theta, pairs)
     assert cos.shape == sin.shape == (4, head_dim)
     for row, position in enumerate(positions.tolist()):
         for i in (0, 1, pairs - 1, head_dim // 2 - 1):
@@ -74,7 +90,7 @@ def test_rope_angles_use_the_whole_head_size_and_leave_later_pairs_alone(
 
 def test_rope_turns_each_pair_by_its_angle() -> None:
     x = random(5, 3, 8)
-    cos, sin = reference.rope_angles(torch.arange(5), 8, 100.0, 3)
+    cos, sin = angles(torch.arange(5), 8, 100.0, 3)
     turned = reference.rope(x, cos, sin)
     for i in range(4):
         number = torch.complex(x[..., i].double(), x[..., i + 4].double())
@@ -89,9 +105,7 @@ def test_scores_depend_on_distance_alone(shift: int) -> None:
     q, k = random(1, 1, 16), random(1, 1, 16, seed=9)
 
     def score(row: int, key: int) -> float:
-        parts = [
-            reference.rope(x, *reference.rope_angles(torch.tensor([p]), 16, 1e4, 8)) for x, p in ((q, row), (k, key))
-        ]
+        parts = [reference.rope(x, *angles(torch.tensor([p]), 16, 1e4, 8)) for x, p in ((q, row), (k, key))]
         return (parts[0] * parts[1]).sum().item()
 
     assert score(5 + shift, 2 + shift) == pytest.approx(score(5, 2), abs=2e-3)
@@ -141,7 +155,7 @@ def test_gated_mlp_multiplies_gelu_of_gate_by_up(rows: int) -> None:
 
 def test_router_picks_the_likeliest_experts_and_shares_one_among_them_before_their_scales() -> None:
     x, proj, scale, own = random(9, 16) * 3, random(6, 16, seed=1), random(16, seed=2), random(6, seed=3)
-    weights, index = reference.route(x, proj, scale, own, 2, 1e-6)
+    weights, index = reference.route(reference.rms_norm(x, None, 1e-6), proj, scale, own, 2)
     assert weights.dtype == torch.float32
     for row in range(9):
         wide = x[row].double()
@@ -179,16 +193,42 @@ def expert_calls(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
 @given(call=expert_calls())
 def test_experts_add_up_what_each_chosen_one_makes_of_a_row(call: tuple[Tensor, ...]) -> None:
     exact = experts_exact(*call)
-    for ours in (reference.experts, reference._experts_dense, reference._experts_gathered):
-        torch.testing.assert_close(ours(*call).double(), exact, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(reference.experts(*call).double(), exact, atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(reference.experts(*call).double(), exact, atol=1e-5, rtol=1e-4)
 
 
-def test_few_experts_are_run_dense_and_many_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "_experts_dense", lambda *call: "dense")
-    monkeypatch.setattr(reference, "_experts_gathered", lambda *call: "gathered")
-    for count, way in ((2, "dense"), (reference.DENSE_EXPERTS, "dense"), (reference.DENSE_EXPERTS + 1, "gathered")):
-        nothing = torch.zeros(1)
-        assert reference.experts(nothing, nothing, nothing, torch.zeros(count, 2, 2), nothing) == way
+@settings(max_examples=30)
+@given(call=expert_calls(), seed=st.integers(0, 99))
+def test_experts_without_a_gradient_do_not_depend_on_the_order_of_the_rows(call: tuple[Tensor, ...], seed: int) -> None:
+    x, weights, index, *matrices = call
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        out = reference.experts(x, weights, index, *matrices)
+        again = reference.experts(x[order], weights[order], index[order], *matrices)
+    torch.testing.assert_close(again, out[order], atol=1e-6, rtol=1e-5)  # to the bit only where a rehearsal held
+
+
+def test_experts_have_a_gradient_where_one_is_wanted() -> None:
+    index, weights = torch.tensor([[0, 2], [1, 0]]), random(2, 2).abs()
+    x, gate_up, down = random(2, 8), random(3, 12, 8) / 3, random(3, 8, 6) / 3
+    call = [tensor.double().requires_grad_() for tensor in (x, gate_up, down)]
+    assert torch.autograd.gradcheck(
+        lambda x, gate_up, down: reference.experts(x, weights.double(), index, gate_up, down), call
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 16), (5, 33)])
+def test_gelu_gate_is_the_same_with_and_without_a_gradient(shape: tuple[int, int]) -> None:
+    """Written out for CPUs, and torch's own; -30 and 30 are where a sigmoid is 0 and 1."""
+    gate, up = random(*shape) * 4, random(*shape, seed=1)
+    gate[0, 0] = -30.0
+    gate[-1, -1] = 30.0
+    exact = gelu_tanh(gate.double()) * up.double()
+    close(reference.gelu_gate(gate, up), exact)
+    with torch.no_grad():
+        close(reference.gelu_gate(gate, up), exact)
+        assert reference.gelu_gate(gate.bfloat16(), up.bfloat16()).dtype == torch.bfloat16
 
 
 def test_experts_keep_the_rows_dtype() -> None:
@@ -197,7 +237,9 @@ def test_experts_keep_the_rows_dtype() -> None:
     exact = experts_exact(*call)
     x, weights, index, gate_up, down = call
     narrow = x.bfloat16(), weights, index, gate_up.bfloat16(), down.bfloat16()
-    for ours in (reference._experts_dense(*narrow), reference._experts_gathered(*narrow)):
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            ours = reference.experts(*narrow)
         assert ours.dtype == torch.bfloat16
         torch.testing.assert_close(ours.double(), exact, atol=5e-2, rtol=5e-2)
 

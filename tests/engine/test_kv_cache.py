@@ -85,7 +85,8 @@ class Texts:
     def kept(self, layer: int, text: int = 0) -> Tensor:
         lease = self.sequences[text].lease
         assert lease
-        return torch.cat(self.kv.read(layer, self.pages.views(lease)[self.config.layers[layer].sliding]))
+        view = self.pages.views(lease)[self.config.layers[layer].sliding]
+        return torch.cat(self.kv.read(layer, view), 2).permute(2, 0, 1, 3)
 
 
 def rows(layer: int, count: int, seed: int = 0, texts: int = 1, config: ModelConfig = CONFIG) -> Rows:

@@ -23,7 +23,6 @@ from transformers.models.diffusion_gemma import generation_diffusion_gemma as th
 
 from dgbatch.engine import sampler  # noqa: E402
 from dgbatch.engine.engine import Engine  # noqa: E402
-from dgbatch.engine.kernels.reference import DENSE_EXPERTS  # noqa: E402
 from dgbatch.engine.sequence import Sequence  # noqa: E402
 from dgbatch.engine.tokenizer import Tokenizer  # noqa: E402
 from dgbatch.engine.weights import load_transformer  # noqa: E402
@@ -76,12 +75,12 @@ def cases(draw: st.DrawFn) -> Case:
 
 WINDOWED = Case(
     kinds=("sliding_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"),
-    sliding=(2, 8), full=(1, 16), heads=4, hidden=32, experts=DENSE_EXPERTS, chosen=2, window=5, prompt=17, canvas=8,
+    sliding=(2, 8), full=(1, 16), heads=4, hidden=32, experts=8, chosen=2, window=5, prompt=17, canvas=8,
     vocab=40, rotated=0.25, attention="eager", seed=1,
 )  # fmt: skip
 GATHERED = Case(
     kinds=("full_attention", "sliding_attention", "full_attention"),
-    sliding=(1, 4), full=(2, 24), heads=4, hidden=24, experts=DENSE_EXPERTS + 1, chosen=3, window=3, prompt=9, canvas=5,
+    sliding=(1, 4), full=(2, 24), heads=4, hidden=24, experts=9, chosen=3, window=3, prompt=9, canvas=5,
     vocab=29, rotated=0.5, attention="sdpa", seed=2,
 )  # fmt: skip
 

@@ -63,7 +63,7 @@ def run(engine: Engine, tiles: list[Tile]) -> Tensor | None:
 
     returns: (batch, canvas, vocab), None without canvases
     """
-    outs = [out for group in engine._groups(tiles) if (out := engine.passes.run(group)) is not None]
+    outs = [out for group in engine.steps.groups(tiles) if (out := engine.passes.run(group)) is not None]
     return torch.cat(outs)[:, : engine.model.config.canvas_length] if outs else None
 
 
@@ -204,7 +204,7 @@ def test_nothing_of_a_padding_row_reaches_a_real_one(
         poisoned.append(len(x) - len(real))
         return forward(garbage, *rest)
 
-    monkeypatch.setattr(engine, "_groups", lambda tiles: [tiles])
+    monkeypatch.setattr(engine.steps, "groups", lambda tiles: [tiles])
     monkeypatch.setattr(engine.passes, "_place", remembering)
     monkeypatch.setattr(model, "run_layers", poisoning)
     for ours, clean in zip(denoised(engine, texts, fold), exact, strict=True):

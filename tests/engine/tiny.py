@@ -193,7 +193,7 @@ def kept(engine: Engine, sequence: Sequence, layer: int) -> Tensor:
     """What a row after a sequence's text sees of it, keys before values: (tokens, 2, kv_heads, head_dim)."""
     assert sequence.lease
     view = engine.pages.views(sequence.lease)[engine.model.config.layers[layer].sliding]
-    return torch.cat(engine.kv.read(layer, view))
+    return torch.cat(engine.kv.read(layer, view), 2).permute(2, 0, 1, 3)
 
 
 def prompt(number: int, text: str | None = None, **generation: Any) -> Prompt:

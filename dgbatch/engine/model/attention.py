@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from dgbatch.engine.model.config import LayerConfig, ModelConfig
 from dgbatch.engine.model.layers import weight
 
 # attend(layer, q, k, v) -> like q.  q: (..., heads, head_dim); k, v: (..., kv_heads, head_dim).
+# q may have fewer rows than k: those of the last ones.
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -28,14 +30,32 @@ class Attention(nn.Module):
         self.o = weight(hidden, config.heads * size)
         self.q_norm = weight(size)
         self.k_norm = weight(size)
+        self._joined: Tensor | None = None
 
-    def forward(self, h: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
-        """h: (..., hidden) normed; cos, sin: (..., head_dim) of this layer's kind; returns like h."""
-        size = self.layer.head_dim
-        q = F.linear(h, self.q).unflatten(-1, (self.heads, size))
-        k_raw = F.linear(h, self.k).unflatten(-1, (self.layer.kv_heads, size))
-        v_raw = k_raw if self.v is None else F.linear(h, self.v).unflatten(-1, (self.layer.kv_heads, size))
-        q = kernels.rope(kernels.rms_norm(q, self.q_norm, self.eps), cos, sin)
-        k = kernels.rope(kernels.rms_norm(k_raw, self.k_norm, self.eps), cos, sin)
-        v = kernels.rms_norm(v_raw, None, self.eps)
-        return F.linear(attend(self.index, q, k, v).flatten(-2), self.o)
+    def forward(self, h: Tensor, cos: Tensor, sin: Tensor, attend: Attend, context: int = 0) -> Tensor:
+        """h: (..., hidden) normed; cos, sin: (..., head_dim) of this layer's kind; returns like h.
+
+        context: of the first so many rows nothing is wanted but keys and values; they are not returned
+        """
+        size, kv_heads = self.layer.head_dim, self.layer.kv_heads
+        joined = self._joined
+        if joined is None or torch.is_grad_enabled():
+            joined = torch.cat(list(self._matrices()))
+        projected = F.linear(h, joined).unflatten(-1, (-1, size))
+        # one norm and one rotation for all heads; a full layer's V is its K before the weight
+        unit = kernels.rms_norm(projected.float(), None, self.eps)
+        weights = torch.cat([self.q_norm.expand(self.heads, size), self.k_norm.expand(kv_heads, size)])
+        turned = kernels.rope((unit[..., : self.heads + kv_heads, :] * weights).to(h.dtype), cos, sin)
+        q, k = turned.split([self.heads, kv_heads], dim=-2)
+        out = attend(self.index, q[context:], k, unit[..., -kv_heads:, :].to(h.dtype))
+        return F.linear(out.flatten(-2), self.o)
+
+    def prepare(self) -> None:
+        """Lay the matrices of Q, K and V one below the other, for one product; the single ones are parts of it then."""
+        matrices = self._matrices()
+        self._joined = torch.cat([matrix.data for matrix in matrices])
+        for matrix, rows in zip(matrices, self._joined.split([len(matrix) for matrix in matrices]), strict=True):
+            matrix.data = rows
+
+    def _matrices(self) -> list[nn.Parameter]:
+        return [self.q, self.k] if self.v is None else [self.q, self.k, self.v]

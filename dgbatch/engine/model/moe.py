@@ -15,11 +15,14 @@ class Router(nn.Module):
         self.proj = weight(config.experts, config.hidden)
         self.scale = weight(config.hidden)
         self.per_expert_scale = weight(config.experts)
-        self.chosen, self.eps = config.chosen_experts, config.norm_eps
+        self.chosen = config.chosen_experts
 
-    def forward(self, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """residual: (rows, hidden); returns (rows, chosen) float32 weights and (rows, chosen) int64 experts."""
-        return kernels.route(residual, self.proj, self.scale, self.per_expert_scale, self.chosen, self.eps)
+    def forward(self, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """unit: (rows, hidden), the residual after a norm without weight.
+
+        Returns (rows, chosen) float32 weights and (rows, chosen) int64 experts.
+        """
+        return kernels.route(unit, self.proj, self.scale, self.per_expert_scale, self.chosen)
 
 
 class Experts(nn.Module):

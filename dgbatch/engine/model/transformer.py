@@ -35,20 +35,35 @@ class Layer(nn.Module):
         self.experts = Experts(config)
         self.after_experts = weight(hidden)
         self.after_both = weight(hidden)
+        self.unscaled = False
         self.register_buffer("encoder_scalar", torch.ones(1))
         self.register_buffer("decoder_scalar", torch.ones(1))
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, causal: Tensor, attend: Attend) -> Tensor:
-        """x: (..., hidden); cos, sin: (..., head_dim); causal: (...) bool, rows in encoder mode; returns like x."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, causal: Tensor, attend: Attend, context: int = 0) -> Tensor:
+        """x: (..., hidden); cos, sin: (..., head_dim); causal: (...) bool, rows in encoder mode; returns like x.
+
+        context: of the first so many rows nothing is wanted but keys and values; they are not returned
+        """
         norm = kernels.rms_norm
-        attended = self.attention(norm(x, self.before_attention, self.eps), cos, sin, attend)
-        x = x + norm(attended, self.after_attention, self.eps)
-        dense = norm(self.mlp(norm(x, self.before_mlp, self.eps)), self.after_mlp, self.eps)
-        rows = x.flatten(0, -2)
-        chosen = self.experts(norm(rows, self.before_experts, self.eps), *self.router(rows))
-        mixed = dense + norm(chosen.view_as(x), self.after_experts, self.eps)
-        x = x + norm(mixed, self.after_both, self.eps)
+        attended = self.attention(norm(x, self.before_attention, self.eps), cos, sin, attend, context)
+        x, causal = x[context:], causal[context:]
+        if not x.numel():
+            return x
+        x = kernels.add_rms_norm(x, attended, self.after_attention, self.eps)
+        unit = norm(x.float(), None, self.eps)
+        dense = norm(self.mlp((unit * self.before_mlp).to(x.dtype)), self.after_mlp, self.eps)
+        routed = self.router(unit.to(x.dtype).flatten(0, -2))
+        chosen = self.experts((unit * self.before_experts).to(x.dtype).flatten(0, -2), *routed)
+        mixed = kernels.add_rms_norm(dense, chosen.view_as(x), self.after_experts, self.eps)
+        x = kernels.add_rms_norm(x, mixed, self.after_both, self.eps)
+        if self.unscaled:
+            return x
         return x * torch.where(causal.unsqueeze(-1), self.encoder_scalar, self.decoder_scalar)
+
+    def prepare(self) -> None:
+        """For inference, once the weights are there."""
+        self.attention.prepare()
+        self.unscaled = bool(self.encoder_scalar == 1 and self.decoder_scalar == 1)
 
 
 class Transformer(nn.Module):
@@ -61,6 +76,18 @@ class Transformer(nn.Module):
         self.self_conditioning = SelfConditioning(config.hidden, config.intermediate, config.norm_eps)
         self.layers = nn.ModuleList([Layer(config, index) for index in range(len(config.layers))])
         self.final_norm = weight(config.hidden)
+        with torch.device("cpu"):  # not with the weights, which may be on no device yet
+            self.rope_frequencies = {
+                kind: kernels.rope_frequencies(kind.head_dim, kind.rope_theta, kind.rotated_pairs)
+                for kind in config.layers
+            }
+
+    def prepare(self) -> Transformer:
+        """For inference, once the weights are there; returns itself."""
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            layer.prepare()
+        return self
 
     @property
     def embed_scale(self) -> Tensor:
@@ -76,19 +103,28 @@ class Transformer(nn.Module):
         return self.self_conditioning(self.embed_context(ids), soft)
 
     def run_layers(
-        self, x: Tensor, positions: Tensor, causal: Tensor, attend: Attend, only: Sequence[int] | None = None
+        self,
+        x: Tensor,
+        positions: Tensor,
+        causal: Tensor,
+        attend: Attend,
+        context: int = 0,
+        only: Sequence[int] | None = None,
     ) -> Tensor:
         """x: (..., hidden); positions: (...) int64; causal: (...) bool; returns like x, not yet normed.
 
+        context: the first so many rows are there for their keys and values: the last layer computes nothing else of
+        them, and they are not returned
         only: indices of the layers to run, for a rehearsal; None for all
         """
         angles = {
-            kind: kernels.rope_angles(positions, kind.head_dim, kind.rope_theta, kind.rotated_pairs)
-            for kind in set(self.config.layers)
+            kind: kernels.rope_angles(positions, frequencies.to(positions.device))
+            for kind, frequencies in self.rope_frequencies.items()
         }
         for index in range(len(self.layers)) if only is None else only:
             cos, sin = angles[self.config.layers[index]]
-            x = self.layers[index](x, cos.to(x.dtype), sin.to(x.dtype), causal, attend)
+            leave = context if index == len(self.layers) - 1 else 0
+            x = self.layers[index](x, cos.to(x.dtype), sin.to(x.dtype), causal, attend, leave)
         return x
 
     def logits(self, x: Tensor) -> Tensor:
