@@ -1,10 +1,10 @@
 """An engine for tests of the runner: it reverses its prompt, needs no torch, and does what the prompt tells it to.
 
-A prompt may hold orders: `!die` ends the process, `!die=FILE` only while FILE does not exist (it makes it),
-`!hang=FILE` stands still in the same way, `!fatal` raises, `!reject` rejects the row, `!steps=N` takes N steps,
-`!generation` answers with the settings that arrived, as JSON. The checkpoint is a folder with `fake.json`:
-{"step_s": seconds per step, "load_s": ..., "load_error": a checkpoint error, "load_crash": an exception, "load_exit":
-an exit code, "checksum": ...}.
+A prompt may hold orders: `!die` ends the process, `!die=FILE` only while FILE does not exist (it makes it), `!crowd`
+only beside another prompt, `!hang` and `!hang=FILE` stand still in the same way, `!fatal` raises, `!reject` rejects the
+row, `!steps=N` takes N steps, `!generation` answers with the settings that arrived, as JSON. The checkpoint is a folder
+with `fake.json`: {"step_s": seconds per step, "load_s": ..., "load_error": a checkpoint error, "load_crash": an
+exception, "load_exit": an exit code, "checksum": ...}.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class FakeEngine:
             time.sleep(self._step_s)
             self.stats.passes += 1
             for canvas in flying:
-                _obey(canvas.text)
+                _obey(canvas.text, len(flying))
                 canvas.steps_left -= 1
             for canvas in [canvas for canvas in flying if canvas.steps_left == 0]:
                 flying.remove(canvas)
@@ -126,10 +126,12 @@ def reversed_prompt(prompt: Prompt, steps: int = 1) -> Completion:
     )
 
 
-def _obey(text: str) -> None:
+def _obey(text: str, flying: int) -> None:
     if (order := re.search(r"!die(?:=(\S+))?", text)) and (not order[1] or _first_time(order[1])):
         os._exit(17)
-    if (order := re.search(r"!hang=(\S+)", text)) and _first_time(order[1]):
+    if "!crowd" in text and flying > 1:
+        os._exit(18)
+    if (order := re.search(r"!hang(?:=(\S+))?", text)) and (not order[1] or _first_time(order[1])):
         time.sleep(3600)
     if "!fatal" in text:
         raise RuntimeError("fake device error")

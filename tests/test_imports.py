@@ -30,7 +30,8 @@ ALLOWED: dict[str, set[str]] = {
     "dgbatch.runner": {
         "pyarrow", "jinja2", "yaml", "rich", "dgbatch.runner", "dgbatch.records", "dgbatch.errors", "dgbatch.roofline",
     },
-    "dgbatch.runner.dispatch": {"dgbatch.runner.plan"},
+    "dgbatch.runner.dispatch": {"dgbatch.runner.plan", "dgbatch.runner.poison"},
+    "dgbatch.runner.poison": set(),
     "dgbatch.runner.driver": {"ray", "dgbatch"},
     "dgbatch.runner.ray_session": {"ray", "dgbatch.errors"},
     "dgbatch.runner.block": {"pydantic"},

@@ -10,11 +10,13 @@ from typing import Any
 from dgbatch.bench.measure import Contender, Result, machine, measure
 from dgbatch.errors import BenchError
 
-OURS, REFERENCE, CAUSAL = "dgbatch", "transformers", "autoregressive"
+OURS, REFERENCE, BY_LENGTH, CAUSAL = "dgbatch", "transformers", "transformers by length", "autoregressive"
 CONTINUOUS, LOCKSTEP = "continuous", "lockstep"
+WARM_UP_ROWS = 64
 TITLE = {
     OURS: "dgbatch",
     REFERENCE: "transformers",
+    BY_LENGTH: "transformers, prompts by length",
     CAUSAL: "autoregressive",
     CONTINUOUS: "1-4 canvases, continuous",
     LOCKSTEP: "1-4 canvases, lockstep",
@@ -72,10 +74,15 @@ def prepare(asked: EngineBench) -> tuple[list[Contender], dict[str, str], str]:
 
     long = puzzles.of_mixed_lengths(asked.rows, canvases_of) if asked.lockstep else []
 
-    def ours(own: Engine, chosen: Sequence[puzzles.Puzzle], how: Callable = continuous.run) -> Callable:
-        return lambda: how(own, chosen, limit)
+    def contender(
+        kind: str, at_once: int, run: Callable, chosen: Sequence[puzzles.Puzzle], variant: str = ""
+    ) -> Contender:
+        return Contender(kind, at_once, lambda: run(chosen), variant, lambda: run(chosen[:WARM_UP_ROWS]))
 
-    contenders = [Contender(OURS, number, ours(engines[number], rows)) for number in asked.canvases]
+    def ours(number: int, how: Callable = continuous.run) -> Callable:
+        return lambda chosen: how(engines[number], chosen, limit)
+
+    contenders = [contender(OURS, number, ours(number), rows) for number in asked.canvases]
     versions = {}
     if asked.transformers:
         from dgbatch.bench.transformers_generate import EXPERTS, TransformersGenerate
@@ -85,25 +92,27 @@ def prepare(asked: EngineBench) -> tuple[list[Contender], dict[str, str], str]:
         )
         versions["transformers"] = theirs.version
 
-        def generate(batch: int, experts: str) -> Callable:
-            return lambda: theirs.run(rows, batch, experts, limit)
+        def generate(batch: int, experts: str, by_length: bool) -> Callable:
+            return lambda chosen: theirs.run(chosen, batch, experts, limit, by_length)
 
         contenders += [
-            Contender(REFERENCE, batch, generate(batch, experts), experts)
+            contender(kind, batch, generate(batch, experts, kind == BY_LENGTH), rows, experts)
+            for kind in (REFERENCE, BY_LENGTH)
             for batch in asked.batches
             for experts in filter(theirs.accepts, EXPERTS)
+            if kind == REFERENCE or batch > 1
         ]
     if asked.autoregressive:
 
         def write(sequences: int) -> Callable:
             causal = Autoregressive(engine, sequences, limit)
-            return lambda: causal.run(rows)
+            return causal.run
 
-        contenders += [Contender(CAUSAL, number, write(number)) for number in asked.canvases]
+        contenders += [contender(CAUSAL, number, write(number), rows) for number in asked.canvases]
     for number in asked.lockstep:
         contenders += [
-            Contender(CONTINUOUS, number, ours(engines[number], long)),
-            Contender(LOCKSTEP, number, ours(engines[number], long, lockstep.run)),
+            contender(CONTINUOUS, number, ours(number), long),
+            contender(LOCKSTEP, number, ours(number, lockstep.run), long),
         ]
     return contenders, versions, engine.device_name
 
@@ -128,6 +137,7 @@ def ratios(results: Sequence[Result]) -> dict[str, Any]:
     pairs = {r.at_once: [r, other] for r in results for other in results if _pair(r, other, CONTINUOUS, LOCKSTEP)}
     return {
         "best_over_transformers_best": _ratio(best[OURS], best[REFERENCE]),
+        "best_over_transformers_by_length": _ratio(best[OURS], best[BY_LENGTH]),
         "alone_over_transformers_batch_1": _ratio(alone[OURS], alone[REFERENCE]),
         "continuous_over_lockstep": {str(number): _ratio(*pair) for number, pair in pairs.items()},
         "diffusion_over_autoregressive": {
@@ -177,7 +187,7 @@ def table_rows(told: dict[str, Any]) -> list[tuple[str, ...]]:
     ordered.sort(key=lambda one: (list(TITLE).index(one.kind), one.at_once))
     return [
         (
-            f"{TITLE[one.kind]} {one.variant}".rstrip(),
+            f"{TITLE[one.kind]} {one.variant}".rstrip() if one.kind != BY_LENGTH else f"  by length, {one.variant}",
             str(one.at_once),
             f"{one.rows_per_s:.1f}",
             f"{one.tokens_per_s:,.0f}",
@@ -194,6 +204,10 @@ def findings(told: dict[str, Any]) -> list[str]:
     if told["best_over_transformers_best"]:
         lines.append(
             f"dgbatch at its best / transformers at its best: {told['best_over_transformers_best']:.2f}x rows/s"
+        )
+    if told["best_over_transformers_by_length"]:
+        lines.append(
+            f"the same, with its prompts sorted by length: {told['best_over_transformers_by_length']:.2f}x rows/s"
         )
     if told["alone_over_transformers_batch_1"]:
         lines.append(f"one canvas / transformers batch 1: {told['alone_over_transformers_batch_1']:.2f}x rows/s")

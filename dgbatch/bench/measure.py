@@ -31,6 +31,7 @@ class Contender:
     at_once: int  # canvases in flight, or the batch
     run: Callable[[], Run]
     variant: str = ""
+    warm_up: Callable[[], Run] | None = None  # on fewer prompts, for what takes long; None: `run` itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,35 +52,42 @@ class Result:
 def measure(contenders: Sequence[Contender], repeats: int, tell: Callable[[str], None]) -> list[Result]:
     """Everybody once to warm up; then `repeats` turns, each beginning elsewhere, so that none is always first."""
 
-    def run(one: Contender, when: str) -> Run:
-        done = one.run()
+    def run(one: Contender, when: str, how: Callable[[], Run]) -> Run:
+        done = how()
         name = " ".join(filter(None, (one.kind, one.variant, str(one.at_once))))
         tell(f"{when}: {name}, {done.seconds:.1f} s")
         return done
 
-    cold = [run(one, "warm-up") for one in contenders]
-    racing = in_the_race(contenders, [done.seconds for done in cold])
-    runs: list[list[Run]] = [[] for _ in contenders]
+    begun: list[tuple[Contender, Run]] = []
+    for one in contenders:
+        if one.variant and one.variant in hopeless(begun, one.at_once):
+            tell(f"left out: {one.kind} {one.variant} {one.at_once}, far behind with fewer")
+        else:
+            begun.append((one, run(one, "warm-up", one.warm_up or one.run)))
+    behind = [index for index, (one, _) in enumerate(begun) if one.variant in hopeless(begun, one.at_once, one.at_once)]
+    racing = [index for index in range(len(begun)) if index not in behind]
+    runs: list[list[Run]] = [[] for _ in begun]
     for turn in range(repeats):
         for place in rotated(len(racing), turn, repeats):
             index = racing[place]
-            runs[index].append(run(contenders[index], f"turn {turn + 1} of {repeats}"))
+            one = begun[index][0]
+            runs[index].append(run(one, f"turn {turn + 1} of {repeats}", one.run))
     return [
-        replace(summary(one, own or [first]), turns=len(own))
-        for one, own, first in zip(contenders, runs, cold, strict=True)
+        replace(summary(one, own or [first]), turns=len(own)) for (one, first), own in zip(begun, runs, strict=True)
     ]
 
 
-def in_the_race(contenders: Sequence[Contender], seconds: Sequence[float]) -> list[int]:
-    """Indices of all but the variants that are hopelessly behind another variant of their kind and size."""
+def hopeless(begun: Sequence[tuple[Contender, Run]], most: int, least: int = 0) -> set[str]:
+    """Variants several times as slow as another of their kind and size, among those of `least` to `most` at once."""
     best: dict[tuple[str, int], float] = {}
-    for one, took in zip(contenders, seconds, strict=True):
-        best[one.kind, one.at_once] = min(took, best.get((one.kind, one.at_once), took))
-    return [
-        index
-        for index, (one, took) in enumerate(zip(contenders, seconds, strict=True))
-        if took <= HOPELESS * best[one.kind, one.at_once]
-    ]
+    for one, done in begun:
+        key = one.kind, one.at_once
+        best[key] = min(done.seconds / done.rows, best.get(key, float("inf")))
+    return {
+        one.variant
+        for one, done in begun
+        if least <= one.at_once <= most and done.seconds / done.rows > HOPELESS * best[one.kind, one.at_once]
+    }
 
 
 def rotated(count: int, turn: int, turns: int) -> list[int]:

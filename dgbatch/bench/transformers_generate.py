@@ -19,7 +19,7 @@ EXPERTS = ("eager", "batched_mm", "grouped_mm")  # of transformers 5.23
 
 
 class TransformersGenerate:
-    """Prompts in batches of like length, padded on the left; a batch ends when its longest row ends."""
+    """Prompts in batches, padded on the left; a batch ends when its longest row ends."""
 
     def __init__(
         self, folder: Path, tokenizer: Tokenizer, end_ids: frozenset[int], device: torch.device, dtype: torch.dtype
@@ -54,8 +54,13 @@ class TransformersGenerate:
         return bool(self._model.config._experts_implementation == experts)  # some fall back without a word
 
     @torch.inference_mode()
-    def run(self, puzzles: Sequence[Puzzle], batch: int, experts: str, max_new_tokens: int | None) -> Run:
-        """All puzzles once, those of like length together: less padding, and answers of like length too."""
+    def run(
+        self, puzzles: Sequence[Puzzle], batch: int, experts: str, max_new_tokens: int | None, by_length: bool = False
+    ) -> Run:
+        """All puzzles once, as they come or those of like length together.
+
+        by_length: less padding, and answers of like length too; it takes somebody who has all prompts beforehand
+        """
         self._model.set_experts_implementation(experts)
         torch.manual_seed(self._runs[batch, experts])  # other noise in each turn: a batch waits for its slowest row
         self._runs[batch, experts] += 1
@@ -63,7 +68,8 @@ class TransformersGenerate:
         solved = tokens = canvases = steps = 0
         start = time.perf_counter()
         encoded = [(self._tokenizer.encode_chat(messages(puzzle)), puzzle) for puzzle in puzzles]
-        encoded.sort(key=lambda one: len(one[0]))
+        if by_length:
+            encoded.sort(key=lambda one: len(one[0]))
         for first in range(0, len(encoded), batch):
             rows = encoded[first : first + batch]
             width = max(len(ids) for ids, _ in rows)

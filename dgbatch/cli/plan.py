@@ -30,12 +30,13 @@ def plan(
     from dgbatch.runner.plan import make_plan
     from dgbatch.runner.preview import preview as render
     from dgbatch.runner.schema import schemas
-    from dgbatch.runner.spec import fingerprint, load_job
+    from dgbatch.runner.spec import fingerprint, hiding_secrets, load_job
 
     spec = load_job(job, overrides)
-    made = make_plan(spec)
-    schemas(spec, made.schema)  # raises for columns that clash
-    prompts = render(spec, made, preview)
+    with hiding_secrets(spec):
+        made = make_plan(spec)
+        schemas(spec, made.schema)  # raises for columns that clash
+        prompts = render(spec, made, preview)
     if json:
         print_json(
             {

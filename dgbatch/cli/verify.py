@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,22 +12,35 @@ if TYPE_CHECKING:
     from dgbatch.runner.verify import Verification
 
 
-def verify(run: RunFolder, json: AsJson = False) -> None:
+Replay = Annotated[
+    int,
+    typer.Option("--replay", metavar="N", min=0, help="Generate N rows again, chosen at random; compare their tokens."),
+]
+
+
+def verify(run: RunFolder, replay: Replay = 0, json: AsJson = False) -> None:
     """Check a run by id against its input, and every file against its checksum.
 
     Exit code 4 when it does not hold.
     """
     from dataclasses import asdict
 
-    from dgbatch.cli.output import print_json, show
+    from dgbatch.cli.output import print_json, say, show
+    from dgbatch.runner.replay import replay as generate_again
     from dgbatch.runner.run_folder import Run
+    from dgbatch.runner.spec import hiding_secrets
     from dgbatch.runner.verify import verify as prove
 
-    proof = prove(Run.open(run))
+    opened = Run.open(run)
+    with hiding_secrets(opened.spec):
+        proof = prove(opened)
+        if replay:
+            say("loading the checkpoint to generate rows again")
+            generate_again(opened, replay, proof)
     if json:
         print_json({**asdict(proof), "holds": proof.holds})
     else:
-        show(equation(proof))
+        show(equation(proof), *([proof.replay_line()] if replay else []))
         for kind, examples in proof.examples.items():
             show(*(f"  {kind}: {example}" for example in examples))
         if not proof.holds:

@@ -208,7 +208,7 @@ def resume(
     """Put back what `save_state` wrote, if it did; returns the number of steps done."""
     if not (out / "state.pt").exists():
         return 0
-    state = torch.load(out / "state.pt")
+    state = torch.load(out / "state.pt", weights_only=True)
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)

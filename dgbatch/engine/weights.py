@@ -110,8 +110,15 @@ def empty_transformer(folder: Path) -> Transformer:
 
     Raises CheckpointError that names each missing, unknown or wrong-shaped tensor, and each unreadable file.
     """
-    with torch.device("meta"):
-        model = Transformer(load_config(folder))
+    config = load_config(folder)
+    try:
+        with torch.device("meta"):
+            model = Transformer(config)
+    except (TypeError, ValueError, RuntimeError, OverflowError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{folder}/config.json: no model has these sizes: {str(error).splitlines()[0]}. "
+            "Download the checkpoint again."
+        ) from error
     wanted = {public_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: shape for name, shape in _shapes(folder) if not name.startswith(VISION) and name not in TIED}
     wrong = [f"unknown tensor {name} {shape}" for name, shape in found.items() if name not in wanted]

@@ -200,15 +200,15 @@ def _fingerprint_in(path: str) -> str | None:
 def _connection(run: Run, commits: Sequence[Commit] | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """DuckDB in memory with the three views registered."""
     commits = run.commits() if commits is None else commits
-    spill = os.path.join(tempfile.gettempdir(), f"dgbatch-sql-{os.getpid()}")  # made only when memory runs short
-    connection = duckdb.connect(":memory:", config={**CLOSED, "temp_directory": spill})
-    try:
+    with (
+        # Nobody else's to read: rows lie there when memory runs short.
+        tempfile.TemporaryDirectory(prefix="dgbatch-sql-", ignore_cleanup_errors=True) as spill,
+        duckdb.connect(":memory:", config={**CLOSED, "temp_directory": spill}) as connection,
+    ):
         connection.register("completions", _dataset(run, "data", commits, for_duckdb=True))
         connection.register("quarantine", _dataset(run, "quarantine", commits, for_duckdb=True))
         connection.register("shards", _shards(run, commits))
         yield connection
-    finally:
-        connection.close()
 
 
 def _whole_numbers(answer: pa.Table) -> pa.Table:

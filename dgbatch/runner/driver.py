@@ -16,8 +16,9 @@ from dgbatch import errors
 from dgbatch.errors import DgbatchError, OutputError, RunCancelled, RunFailed
 from dgbatch.records import EngineConfig
 from dgbatch.runner.crew import Crew, crew
-from dgbatch.runner.dispatch import Dispatch
+from dgbatch.runner.dispatch import Dispatch, Task
 from dgbatch.runner.model import ENGINE
+from dgbatch.runner.poison import Fate
 from dgbatch.runner.progress import OnProgress, Progress, Rates
 from dgbatch.runner.ray_session import ray_reason, ray_session
 from dgbatch.runner.status import Tally
@@ -37,6 +38,7 @@ NOTE_S = 5.0  # what a note stays on it at least, while the work goes on
 DRAIN_S = 15.0  # what running shards get to finish after Ctrl-C
 LOAD_TIMEOUT_S = 3600.0  # a place in the cluster, the download and the load of a large checkpoint
 IDLE_DEATHS = 3  # workers lost in a row with no shard in their hands before the run fails
+SEARCH_DEATHS = 60  # the same for workers lost to searches for poison rows, while nothing at all comes through
 
 
 def run_job(
@@ -78,13 +80,14 @@ class Driver:
         committed = {commit.shard for commit in commits}
         self.spec, self.plan, self.run = spec, plan, run
         self.on_progress, self.engine, self.drain_s = on_progress, engine, drain_s
+        tries = {index: each for index, each in run.attempts(plan.shards).items() if index not in committed}
         self.dispatch = Dispatch(
-            (shard for shard in plan.shards if shard.index not in committed), spec.retry.shard_attempts
+            (shard for shard in plan.shards if shard.index not in committed), spec.retry.shard_attempts, tries
         )
         self.tally = Tally.of(commits)
         self.actors: list[Actor] = []
         self.asked: dict[Any, Actor] = {}  # the exchange in flight of each actor, the oldest first
-        self.idle_deaths = 0
+        self.idle_deaths = self.search_deaths = 0
         self.reasons: dict[int, str] = {}  # why a shard failed last
         self.stopping_at: float | None = None
         self.checksum: str | None = run.info.get("model", {}).get("checksum")
@@ -118,7 +121,7 @@ class Driver:
         others = len(self.dispatch.given_up) - 1
         raise RunFailed(
             f"shard {index} ({shard.file}, row group {shard.row_group}, rows {shard.first_row} to "
-            f"{shard.first_row + shard.rows - 1}) failed {self.dispatch.attempts[index]} times"
+            f"{shard.first_row + shard.rows - 1}) failed {self.dispatch.tries[index].attempts} times"
             + (f", and {others} more shards did" if others else "")
             + f". Last reason: {self.reasons.get(index, 'unknown').rstrip('.')}. {self.tally.shards:,} of "
             f"{len(self.plan.shards):,} shards are committed and stay so."
@@ -152,12 +155,12 @@ class Driver:
 
     def ask(self, actor: Actor) -> None:
         """Send the next exchange, with as many shards as the worker has room for."""
-        shards = []
+        tasks: list[Task] = []
         if self.stopping_at is None and actor.report.wants_rows:
             if not self.dispatch.held(actor.name):
                 actor.moved_at = time.monotonic()
-            shards = self.dispatch.next_for(actor.name, actor.report.wants_rows)
-        self.asked[actor.handle.exchange.remote(shards, closing=self.stopping_at is not None)] = actor
+            tasks = self.dispatch.next_for(actor.name, actor.report.wants_rows)
+        self.asked[actor.handle.exchange.remote(tasks, closing=self.stopping_at is not None)] = actor
 
     def answers(self) -> Iterator[tuple[Actor, Report]]:
         """The next answer that is there, if one comes in time; a worker that cannot answer is lost."""
@@ -186,6 +189,10 @@ class Driver:
             self.commit(actor, receipt)
         for failure in report.failures:
             self.shard_failed(actor, failure)
+        for index in report.probed:
+            self.dispatch.probed(actor.name, index)
+            self.run.note_attempts(self.dispatch.tries)
+            self.idle_deaths = self.search_deaths = 0
         if report.fatal is None:
             self.ask(actor)
         elif report.loaded:
@@ -216,12 +223,14 @@ class Driver:
             self.tally = self.tally + Tally.of([receipt])
         self.dispatch.finished(actor.name, receipt.shard)
         self.idle_deaths = 0
+        self.search_deaths = 0 if receipt.ok else self.search_deaths
         if time.monotonic() - self.noted_at > NOTE_S:
             self.note = ""
         self.check_failed_ratio()
 
     def check_failed_ratio(self) -> None:
-        quarantined, expected, most = self.tally.quarantined, self.plan.expected, self.spec.retry.max_failed_ratio
+        expected, most = self.plan.expected, self.spec.retry.max_failed_ratio
+        quarantined = self.tally.quarantined + self.dispatch.poison_rows * self.plan.samples
         if quarantined > most * expected:
             raise RunFailed(
                 f"{self.run.path}: {quarantined:,} of {expected:,} rows are quarantined, more than "
@@ -235,6 +244,7 @@ class Driver:
         assert failure.shard is not None
         self.reasons[failure.shard] = str(failure)
         again = self.dispatch.failed(actor.name, failure.shard)
+        self.run.note_attempts(self.dispatch.tries)
         self.event("shard_failed", shard=failure.shard, worker=actor.name, reason=str(failure), again=again)
         self.say(f"shard {failure.shard} failed: {failure.message[:100]}")
 
@@ -244,17 +254,38 @@ class Driver:
 
         held = [shard.index for shard in self.dispatch.held(actor.name)]
         self.reasons.update(dict.fromkeys(held, reason))
-        self.dispatch.lost(actor.name)
+        fate = self.dispatch.lost(actor.name, reason)
         self.actors.remove(actor)
         self.asked = {answer: other for answer, other in self.asked.items() if other is not actor}
         self.lost_tokens += actor.report.stats.tokens
         ray.kill(actor.handle)
         self.event("worker_lost", worker=actor.name, reason=reason, shards=held)
         self.say(f"{reason[:120]}; starting another")
+        if held:
+            self.run.note_attempts(self.dispatch.tries)
+        if len(held) == 1:
+            self.search(held[0], fate, reason)
         if not held:
             self.idle_deaths += 1
             if self.idle_deaths >= IDLE_DEATHS:
                 raise RunFailed(f"{IDLE_DEATHS} workers in a row were lost before they did anything: {reason}.")
+
+    def search(self, index: int, fate: Fate, reason: str) -> None:
+        """Tell how the search for the rows that kill goes on, and end the run when all that is tried dies."""
+        search = self.dispatch.tries[index].search
+        if fate == "searching":
+            self.event("searching", shard=index, rows=search.high - search.low)
+            self.say(f"shard {index} kills its workers: looking for the row")
+        elif fate == "poisoned":
+            row = next(reversed(search.poison))
+            self.event("row_poisoned", shard=index, row=row, reason=reason)
+            self.say(f"row {row} of shard {index} kills its worker: it goes to quarantine")
+            self.check_failed_ratio()
+        self.search_deaths += search.on
+        if self.search_deaths >= SEARCH_DEATHS:
+            self.dispatch.acquit()
+            self.run.note_attempts(self.dispatch.tries)
+            raise RunFailed(f"{SEARCH_DEATHS} workers in a row were lost, whichever rows they had: {reason}.")
 
     def replace_silent(self) -> None:
         """Kill workers that have shown no step for too long."""

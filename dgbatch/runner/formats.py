@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ FORMATS = {
 BLOCK_BYTES = 8 << 20  # of a text file, read and parsed at once
 KEEP_BYTES = 256 << 20  # a decoded group up to this size is kept for the next shard of the same group
 BATCH_ROWS = 4096
+MOST_DEPTH = 64  # of lists and objects in a row of JSON; Arrow's reader ends the process somewhere beyond ten thousand
+TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)  # a string, or a bracket outside of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ def layout(path: str) -> Layout:
         if size == 0:
             raise InputError(f"{path}: the file is empty (0 bytes). Write it again, or leave it out of input.path.")
         found = {"parquet": _parquet_layout, "arrow": _arrow_layout}.get(kind, _text_layout)(path, size)
-    names = found.schema.names
+        names = found.schema.names
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{path}: the column {repeated[0]!r} is there twice. Rename one.")
     return found
@@ -96,12 +99,24 @@ def _group(path: str, kind: str, group: int, columns: tuple[str, ...], stamp: tu
             )
     if kind == "arrow":
         with pa.OSFile(path) as source, pa.ipc.open_file(source) as reader:
-            return _select(pa.Table.from_batches([reader.get_batch(group)]), columns)
+            return _select(pa.Table.from_batches([_sound(reader.get_batch(group))]), columns)
     blocks = _blocks(path, stamp)
     with open(path, "rb") as file:
         return _select(
             _parse(kind, _read(file, blocks.offsets[group], blocks.offsets[group + 1]), blocks.schema, group), columns
         )
+
+
+def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch, once its offsets and indices are known to stay inside it: Arrow would follow them anywhere.
+
+    Text that is not UTF-8 passes, as in Parquet: it costs its row.
+    """
+    for column in batch.columns:
+        is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        bytes_type = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
+        (column.view(bytes_type) if is_text else column).validate(full=True)
+    return batch
 
 
 def _select(table: pa.Table, columns: Sequence[str]) -> pa.Table:
@@ -216,6 +231,8 @@ def _all_text(names: Sequence[str]) -> pa.csv.ConvertOptions:
 
 
 def _parse_jsonl(data: bytes, schema: pa.Schema | None) -> pa.Table:
+    _refuse_deep(data)
+
     def read(explicit: pa.Schema | None) -> pa.Table:
         return pa.json.read_json(
             pa.BufferReader(data),
@@ -228,6 +245,28 @@ def _parse_jsonl(data: bytes, schema: pa.Schema | None) -> pa.Table:
     table = read(None)
     as_text = pa.schema([field.with_type(_dates_as_text(field.type)) for field in table.schema])
     return table if as_text.equals(table.schema) else read(as_text)
+
+
+def _refuse_deep(data: bytes) -> None:
+    """Looks closely only at a line of many brackets, and at everything where a line is not one object."""
+    for line in map(bytes.strip, data.split(b"\n")):
+        if line and not (line.startswith(b"{") and line.endswith(b"}")):
+            return _refuse_deep_text(data)
+        if len(line) > MOST_DEPTH and line.count(b"[") + line.count(b"{") > MOST_DEPTH:
+            _refuse_deep_text(line)
+    return None
+
+
+def _refuse_deep_text(data: bytes) -> None:
+    depth = 0
+    for token in TOKEN.finditer(data):
+        first = token[0][:1]
+        if first in (b"[", b"{"):
+            depth += 1
+            if depth > MOST_DEPTH:
+                raise pa.ArrowInvalid(f"a row nests lists and objects more than {MOST_DEPTH} deep")
+        elif first != b'"':
+            depth = max(depth - 1, 0)
 
 
 def _dates_as_text(kind: pa.DataType) -> pa.DataType:

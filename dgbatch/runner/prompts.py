@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 from jinja2 import meta, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dgbatch.errors import InputError, JobError, RowError
 from dgbatch.records import Message, Prompt
 from dgbatch.runner.complaints import no_column
 from dgbatch.runner.generation import RowSettings
+from dgbatch.runner.sandbox import BoundedEnvironment
 
 if TYPE_CHECKING:
     from dgbatch.runner.spec import JobSpec
@@ -48,25 +48,19 @@ def _printable(value: Any) -> Any:
     return value
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        undefined=jinja2.StrictUndefined, finalize=_printable, trim_blocks=True, lstrip_blocks=True
-    )
-    # A prompt follows from its row alone: nothing random.
-    del environment.globals["lipsum"], environment.filters["random"]
-    return environment
-
-
 class _Template:
     """One Jinja text of the job and the columns it reads."""
 
     def __init__(self, key: str, text: str, columns: Sequence[str]):
-        environment = _environment()
+        environment = self._environment = BoundedEnvironment(_printable, trim_blocks=True, lstrip_blocks=True)
         try:
             tree = environment.parse(text)
             self._template = environment.from_string(text)
         except jinja2.TemplateSyntaxError as error:
             raise JobError(f"{key}: line {error.lineno} of the template: {error.message}") from error
+        except (SyntaxError, RecursionError, MemoryError, ValueError, OverflowError) as error:
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise JobError(f"{key}: the template is too deep or too large: {said}. Write it flatter.") from error
         if next(tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)), None) is not None:
             raise JobError(f"{key}: include, import and extends need other files. Write the text into the template.")
         self.columns = self._columns(key, tree, columns, environment)
@@ -88,6 +82,7 @@ class _Template:
         """Raises RowError: null_prompt for a null that would be printed, bad_text for bytes that are no text,
         template_error for any other failure.
         """
+        self._environment.begin()
         try:
             return self._template.render({ROW: row, **row})
         except _Null:

@@ -1,7 +1,7 @@
 """A run on disk: what it is, how it was cut, what is committed. The layout is drawn in docs/architecture.md.
 
     <path>/data, quarantine      files of shards, written by workers: sink.py
-    <path>/_dgbatch/plan.parquet, run.json, commits/, events.jsonl
+    <path>/_dgbatch/plan.parquet, run.json, commits/, events.jsonl, attempts.json
     <path>/_SUCCESS              the proof held
 
 run.json is put last when a run is made: before it there is no run, only a half-made one that the next submit completes.
@@ -23,9 +23,11 @@ import pyarrow.parquet as pq
 
 from dgbatch.errors import OutputError, RunFailed, RunNotFound
 from dgbatch.records import CurvePoint
+from dgbatch.runner import attempts
 from dgbatch.runner.commits import COMMITS, Commit, is_part, list_records, put_commit, read_commit
+from dgbatch.runner.dispatch import Tries
 from dgbatch.runner.folder import Folder, is_partial
-from dgbatch.runner.plan import Plan
+from dgbatch.runner.plan import Plan, Shard
 from dgbatch.runner.schema import Schemas, schemas
 from dgbatch.runner.spec import JobSpec
 
@@ -35,10 +37,11 @@ OURS = "_dgbatch"
 RUN = f"{OURS}/run.json"
 PLAN = f"{OURS}/plan.parquet"
 EVENTS = f"{OURS}/events.jsonl"
+ATTEMPTS = f"{OURS}/attempts.json"
 LOCK = f"{OURS}/lock.json"
 GUARD = f"{OURS}/lock.guard"
 SUCCESS = "_SUCCESS"
-BEFORE_RUN = {PLAN, EVENTS, LOCK, GUARD}  # what may lie in a folder whose run.json was never put
+BEFORE_RUN = {PLAN, EVENTS, ATTEMPTS, LOCK, GUARD}  # what may lie in a folder whose run.json was never put
 
 
 class Run:
@@ -166,8 +169,24 @@ class Run:
         with _losing_nothing(self.path, f"the commit record of shard {commit.shard}"):
             return put_commit(self.folder, self.fingerprint, commit)
 
+    def note_attempts(self, tries: Mapping[int, Tries]) -> None:
+        """Keep what went wrong with shards for the next submit."""
+        with _losing_nothing(self.path, ATTEMPTS):
+            self.folder.put(ATTEMPTS, attempts.to_json(tries, self.fingerprint))
+
+    def attempts(self, shards: Sequence[Shard]) -> dict[int, Tries]:
+        """What `note_attempts` kept; nothing, and an event, where it cannot be trusted."""
+        try:
+            return attempts.from_json(self.folder.get(ATTEMPTS), self.fingerprint, shards)
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, RecursionError) as error:
+            self.event("attempts_ignored", reason=f"{self.folder.at(ATTEMPTS)}: {error}")
+            return {}
+
     def event(self, kind: str, **fields: Any) -> None:
-        """One line in events.jsonl, for people. Nothing is ever decided by it."""
+        """One line in events.jsonl, for people, without the job's secrets. Nothing is ever decided by it."""
+        fields = {name: self.spec.hide(value) if isinstance(value, str) else value for name, value in fields.items()}
         with _losing_nothing(self.path, "an event"):
             self.folder.append(EVENTS, json.dumps({"at": _now(), "kind": kind, **fields}, default=str).encode())
 

@@ -7,12 +7,13 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from dgbatch.errors import JobError
+from dgbatch.errors import DgbatchError, JobError
 from dgbatch.runner import job_yaml
 from dgbatch.runner.block import Block, Text
 from dgbatch.runner.complaints import complaints
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 DEMO = "demo"  # the packaged prompts as input.path, the packaged checkpoint as model.checkpoint
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 LOCATIONS = (("input", "path"), ("output", "path"), ("output", "duckdb"), ("workers", "address"))  # may hold ${NAME}
+SHORTEST_SECRET = 4  # characters; shorter ones stand in any sentence
 
 # repr=False below keeps resolved secrets out of logs and tracebacks.
 
@@ -139,7 +141,9 @@ class WorkersSpec(Block):
 class RetrySpec(Block):
     """When to try again and when to give up."""
 
-    shard_attempts: int = Field(default=3, ge=1, description="Tries of one shard before the run fails.")
+    shard_attempts: int = Field(
+        default=3, ge=1, description="Tries of one shard before it is given up, or searched for the row that kills."
+    )
     max_failed_ratio: float = Field(
         default=1.0, ge=0, le=1, description="The run fails above this share of quarantined rows."
     )
@@ -173,6 +177,15 @@ class JobSpec(Block):
             data[block][key] = text
         return data
 
+    def hide(self, text: str) -> str:
+        """The text with ${NAME} in place of what the variable holds."""
+        names = {match[1] for location in self._written.values() for match in VARIABLE.finditer(location)}
+        values = {os.environ.get(name, ""): name for name in names}
+        for value in sorted(values, key=len, reverse=True):
+            if len(value) >= SHORTEST_SECRET:
+                text = text.replace(value, f"${{{values[value]}}}")
+        return text
+
     @classmethod
     def from_public(cls, data: Mapping[str, Any]) -> JobSpec:
         """The job that `public` wrote down. A variable that is no longer set stays as it is written."""
@@ -188,6 +201,18 @@ def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Job
         lines = {key: line for key, line in lines.items() if not f"{key}.".startswith((f"{set_path}.", f"{set_path}["))}
     _absolute(data, Path(path).absolute().parent)
     return _validated(data, path, lines, must_expand=True)
+
+
+@contextmanager
+def hiding_secrets(spec: JobSpec) -> Iterator[None]:
+    """An error that leaves the block names ${NAME}, not what the variable holds."""
+    try:
+        yield
+    except DgbatchError as error:
+        said = spec.hide(str(error))
+        if said == str(error):
+            raise
+        raise type(error)(said) from None
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, int]]:

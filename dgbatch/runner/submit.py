@@ -20,9 +20,9 @@ from dgbatch.runner.lock import lock
 from dgbatch.runner.model import ENGINE, describe_model
 from dgbatch.runner.plan import Plan, file_changes, make_plan
 from dgbatch.runner.progress import OnProgress, Progress
-from dgbatch.runner.run_folder import EVENTS, PLAN, RUN, SUCCESS, Run
+from dgbatch.runner.run_folder import ATTEMPTS, EVENTS, PLAN, RUN, SUCCESS, Run
 from dgbatch.runner.schema import schemas
-from dgbatch.runner.spec import JobSpec, changes, fingerprint, load_job
+from dgbatch.runner.spec import JobSpec, changes, fingerprint, hiding_secrets, load_job
 from dgbatch.runner.status import Status, status_of
 from dgbatch.runner.verify import Verification, verify
 
@@ -54,9 +54,13 @@ def submit(
     drain_s: float = DRAIN_S,
 ) -> Submitted:
     """Run a job, or what is left of it. Raises a DgbatchError that says what to do; submitting again then resumes."""
-    started = time.monotonic()
-    tell = on_progress or (lambda progress: None)
     spec = load_job(job, overrides)
+    with hiding_secrets(spec):
+        return _submit(spec, new_run, on_progress or (lambda progress: None), engine, drain_s)
+
+
+def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s: float) -> Submitted:
+    started = time.monotonic()
     tell(Progress("validating", spec.name, spec.output.path, note="reading the input"))
     plan = make_plan(spec)
     columns = schemas(spec, plan.schema)  # raises for columns that clash
@@ -144,7 +148,7 @@ def told(run: Run, is_new: bool) -> Iterator[None]:
         raise RunCancelled(f"{run.path}: interrupted.") from None
     except DgbatchError as error:
         if is_new and error.exit_code == 2 and not run.commits():
-            for name in (RUN, EVENTS, PLAN):
+            for name in (RUN, EVENTS, ATTEMPTS, PLAN):
                 run.folder.delete(name)
         else:
             run.event("failed", reason=str(error))

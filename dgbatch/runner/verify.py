@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ class Verification:
     duplicate: int = 0
     unexpected: int = 0  # rows that the input does not have, or has in another shard
     checksum_errors: int = 0  # files and records that are not what was written
-    replayed: int = 0
+    replayed: int = 0  # rows that replay.py compared with what the model writes again
     replay_mismatches: int = 0
     examples: dict[str, list[str]] = field(default_factory=dict)  # by kind of fault, at most EXAMPLES each
 
@@ -66,6 +66,7 @@ class Verification:
             f"in {self.input:,} {sign} ok {self.ok:,} + quarantined {self.quarantined:,}",
             f"missing {self.missing:,}, duplicate {self.duplicate:,}, unexpected {self.unexpected:,}, "
             f"checksum errors {self.checksum_errors:,}",
+            *([self.replay_line()] if self.replayed else []),
         ]
         for kind, shown in self.examples.items():
             more = getattr(self, kind) - len(shown)
@@ -73,6 +74,13 @@ class Verification:
         if self.holds:
             return [*lines, "holds: every input id is there exactly once, in files as they were written"]
         return [*lines, "DOES NOT HOLD"]
+
+    def replay_line(self) -> str:
+        """replayed 20 of 1,000 rows: token for token the same."""
+        if not self.replayed:
+            return "replayed nothing: the dataset has no rows"
+        result = f"{self.replay_mismatches:,} not the same" if self.replay_mismatches else "token for token the same"
+        return f"replayed {self.replayed:,} of {self.ok:,} rows: {result}"
 
     def __str__(self) -> str:
         return "; ".join(self.lines()[:2])
@@ -93,16 +101,16 @@ def verify(run: Run, on_progress: Callable[[int, int], None] | None = None) -> V
     """
     _check_input(run)
     found = Verification(input=run.plan.expected)
-    commits = _believable(run, found)
+    commits = believable(run, found)
     for done, shard in enumerate(run.plan.shards, 1):
         keys: Counter[Key] = Counter()
         if (commit := commits.get(shard.index)) is not None:
             keys = _check_shard(run, shard, commit, found)
         names = source.ids(shard, run.spec.input)
         expected = {(name, sample) for name in names for sample in range(run.plan.samples)}
-        found.count("missing", (_shown(key) for key in sorted(expected - keys.keys())))
-        found.count("unexpected", (_shown(key) for key in sorted(keys.keys() - expected)))
-        found.count("duplicate", (_shown(key) for key in sorted((keys - Counter(keys.keys())).elements())))
+        found.count("missing", (label(key) for key in sorted(expected - keys.keys())))
+        found.count("unexpected", (label(key) for key in sorted(keys.keys() - expected)))
+        found.count("duplicate", (label(key) for key in sorted((keys - Counter(keys.keys())).elements())))
         if on_progress is not None:
             on_progress(done, len(run.plan.shards))
     if run.succeeded:
@@ -123,7 +131,7 @@ def _check_input(run: Run) -> None:
             )
 
 
-def _believable(run: Run, found: Verification) -> dict[int, Commit]:
+def believable(run: Run, found: Verification) -> dict[int, Commit]:
     """Records that are whole, of this run and of a shard that it has."""
     indices = {shard.index for shard in run.plan.shards}
     commits = {}
@@ -143,8 +151,8 @@ def _believable(run: Run, found: Verification) -> dict[int, Commit]:
 def _check_shard(run: Run, shard: Shard, commit: Commit, found: Verification) -> Counter[Key]:
     """The keys in a shard's files, counted; what is wrong with the files goes to `found`."""
     faults: list[str] = []
-    data = _read(run, commit.data, "data", faults)
-    quarantine = _read(run, commit.quarantine, "quarantine", faults)
+    data = read_file(run, commit.data, "data", faults)
+    quarantine = read_file(run, commit.quarantine, "quarantine", faults)
     found.ok += 0 if data is None else data.num_rows
     found.quarantined += 0 if quarantine is None else quarantine.num_rows
     keys: Counter[Key] = Counter()
@@ -158,8 +166,13 @@ def _check_shard(run: Run, shard: Shard, commit: Commit, found: Verification) ->
     return keys
 
 
-def _read(run: Run, record: FileRecord | None, kind: str, faults: list[str]) -> pa.Table | None:
-    """Rows of one file, None where they cannot be had. Says in `faults` how the file differs from its record."""
+def read_file(
+    run: Run, record: FileRecord | None, kind: str, faults: list[str], columns: Sequence[str] | None = None
+) -> pa.Table | None:
+    """Rows of one file, whole or these columns of them; None where they cannot be had.
+
+    Says in `faults` how the file differs from its record.
+    """
     if record is None:
         return None
     try:
@@ -171,12 +184,14 @@ def _read(run: Run, record: FileRecord | None, kind: str, faults: list[str]) -> 
     if not whole:
         faults.append(f"{record.name}: its bytes are not those that were written")
     try:
-        table = _parse(raw, run.spec.output.format)
+        table = _parse(raw, run.spec.output.format, columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         if whole:
             faults.append(f"{record.name}: cannot be read: {str(error).splitlines()[0]}")
         return None
     expected = stored_schema(getattr(run.schemas, kind), run.spec.output.format)
+    if columns is not None:
+        expected = pa.schema([expected.field(name) for name in columns])
     if not table.schema.equals(expected):
         if whole:
             faults.append(f"{record.name}: its columns are not those of the run")
@@ -184,14 +199,15 @@ def _read(run: Run, record: FileRecord | None, kind: str, faults: list[str]) -> 
     return table
 
 
-def _parse(raw: bytes, fmt: str) -> pa.Table:
+def _parse(raw: bytes, fmt: str, columns: Sequence[str] | None) -> pa.Table:
     if fmt == "parquet":
         # In this thread alone, as in Run.plan.
         file = pq.ParquetFile(pa.BufferReader(raw), pre_buffer=False, page_checksum_verification=True)
-        return file.read(use_threads=False)
-    table = pa.ipc.open_file(pa.BufferReader(raw)).read_all()
-    table.validate(full=True)
-    return table
+        table = file.read(columns, use_threads=False)
+    else:
+        table = pa.ipc.open_file(pa.BufferReader(raw)).read_all()
+        table.validate(full=True)
+    return table if columns is None else table.select([name for name in columns if name in table.column_names])
 
 
 def _against_record(commit: Commit, data: pa.Table | None, quarantine: pa.Table | None) -> list[str]:
@@ -250,5 +266,6 @@ def _strays(run: Run, commits: Iterable[Commit]) -> list[str]:
     return [f"{name}: no commit record names it. Remove it." for name in present if name not in named]
 
 
-def _shown(key: Key) -> str:
+def label(key: Key) -> str:
+    """A row and its sample, for people."""
     return f"{key[0]} (sample {key[1]})" if key[1] else key[0]

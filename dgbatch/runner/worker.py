@@ -33,7 +33,7 @@ from dgbatch.runner.sink import OutputRow, QuarantinedRow, counts, write_shard
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from dgbatch.runner.plan import Shard
+    from dgbatch.runner.dispatch import Task
     from dgbatch.runner.spec import JobSpec
 
 NEWS_S = 0.5  # how long an exchange waits for something to say
@@ -62,6 +62,7 @@ class Report:
     loaded: bool = False
     receipts: tuple[Commit, ...] = ()
     failures: tuple[Failure, ...] = ()
+    probed: tuple[int, ...] = ()  # shards whose probe came through
     fatal: Failure | None = None  # the engine is gone, and the worker of no more use
     wants_rows: int = 0  # rows that would keep the engine busy beyond its shards
     open_rows: int = 0  # rows done in shards that are not
@@ -78,8 +79,7 @@ class Report:
 class OpenShard:
     """A shard in work: which rows are in the engine, and which came back."""
 
-    shard: Shard
-    attempt: int
+    task: Task
     left: int  # samples not handed to the engine yet
     started_at: float = field(default_factory=time.monotonic)
     read: bool = False  # all its rows are with the engine, or back
@@ -87,6 +87,10 @@ class OpenShard:
     waiting: dict[tuple[str, int], tuple[int, dict[str, Any]]] = field(default_factory=dict)
     rows: list[tuple[int, OutputRow]] = field(default_factory=list)
     quarantined: list[tuple[int, QuarantinedRow]] = field(default_factory=list)
+
+    @property
+    def index(self) -> int:
+        return self.task.shard.index
 
     @property
     def finished(self) -> bool:
@@ -121,28 +125,33 @@ class Worker:
         self._engine: Any = None
         threading.Thread(target=self._work, args=(engine,), name="engine", daemon=True).start()
 
-    def exchange(self, shards: Sequence[tuple[Shard, int]] = (), closing: bool = False) -> Report:
+    def exchange(self, tasks: Sequence[Task] = (), closing: bool = False) -> Report:
         """Take these shards in, wait a moment for news, and tell it. A receipt means: the files are on disk."""
         with self._changed:
-            for shard, attempt in shards:
-                opened = OpenShard(shard, attempt, left=shard.selected * self._samples)
+            for task in tasks:
+                rows = task.shard.selected if task.probe is None else len(task.probe)
+                opened = OpenShard(task, left=rows * self._samples)
                 self._queue.append(opened)
                 self._open.append(opened)
-            self._said_hungry = self._said_hungry and not shards
+            self._said_hungry = self._said_hungry and not tasks
             self._closing = closing
             self._changed.notify_all()
             self._changed.wait_for(self._has_news, timeout=NEWS_S)
             finished, self._finished = self._finished, []
-        outcomes = [shard.failure or self._write(shard) for shard in finished]
+        probed = tuple(shard.index for shard in finished if shard.task.probe is not None and shard.failure is None)
+        outcomes = [shard.failure or self._write(shard) for shard in finished if shard.index not in probed]
         with self._changed:
             self._said_hungry = self._wants_rows() > 0
             return Report(
                 loaded=self._loaded,
                 receipts=tuple(outcome for outcome in outcomes if isinstance(outcome, Commit)),
                 failures=tuple(outcome for outcome in outcomes if isinstance(outcome, Failure)),
+                probed=probed,
                 fatal=self._fatal,
                 wants_rows=self._wants_rows(),
-                open_rows=sum(len(shard.rows) + len(shard.quarantined) for shard in self._open),
+                open_rows=sum(
+                    len(shard.rows) + len(shard.quarantined) for shard in self._open if shard.task.probe is None
+                ),
                 stats=self._stats(),
                 heartbeat=self._heartbeat + self._stats().passes,
                 device=self._engine.device_name if self._loaded else "",
@@ -206,17 +215,22 @@ class Worker:
             try:
                 yield from self._prompts_of(opened)
             except Exception as error:  # noqa: BLE001  # a file that is gone, a disk that is full: the shard fails, the worker goes on
-                opened.failure = Failure.of(error, opened.shard.index)
+                opened.failure = Failure.of(error, opened.index)
             with self._changed:
                 opened.read = True
                 self._queue.popleft()
                 self._retire(opened)
 
     def _prompts_of(self, opened: OpenShard) -> Iterator[Prompt]:
-        position = 0
-        for row_id, row in source.rows(opened.shard, self.spec.input, self._columns):
-            for sample in range(self._samples):
+        task, samples = opened.task, self._samples
+        for number, (row_id, row) in enumerate(source.rows(task.shard, self.spec.input, self._columns)):
+            if task.probe is not None and number not in task.probe:
+                continue
+            for sample in range(samples):
+                position = number * samples + sample
                 try:
+                    if number in task.poison:
+                        raise RowError("worker_killed", f"run alone, it cost its worker: {task.poison[number]}")
                     prompt = self._renderer.render(row_id, row, sample)
                 except RowError as error:
                     with self._changed:
@@ -231,7 +245,6 @@ class Worker:
                         if self._has_news():
                             self._changed.notify_all()
                     yield prompt
-                position += 1
 
     def _take_back(self, result: Completion | Rejection) -> None:
         key = (result.id, result.sample)
@@ -243,13 +256,13 @@ class Worker:
                 self._quarantine(opened, position, *key, result.error_code, result.error_message, row)
             else:
                 rules = self._rules.judge(result.text, row) if self.spec.accept else None
-                opened.rows.append((position, OutputRow(result, opened.attempt, rules, row)))
+                opened.rows.append((position, OutputRow(result, opened.task.attempt, rules, row)))
             self._retire(opened)
 
     def _quarantine(
         self, opened: OpenShard, position: int, row_id: str, sample: int, code: str, message: str, row: dict[str, Any]
     ) -> None:
-        lost = QuarantinedRow(row_id, sample, code, message, opened.attempt, row)
+        lost = QuarantinedRow(row_id, sample, code, message, opened.task.attempt, row)
         opened.quarantined.append((position, lost))
 
     def _retire(self, opened: OpenShard) -> None:
@@ -265,7 +278,7 @@ class Worker:
         rows = [row for _, row in sorted(opened.rows, key=lambda pair: pair[0])]
         quarantined = [row for _, row in sorted(opened.quarantined, key=lambda pair: pair[0])]
         attempt = uuid.uuid4().hex[:8]
-        index = opened.shard.index
+        index = opened.index
         try:
             data, given_up = write_shard(
                 self._folder, index, attempt, self.spec.output.format, self._schemas, rows, quarantined

@@ -26,6 +26,7 @@ RESULTS = [
     result("transformers", 1, 8.0, "batched_mm"),
     result("transformers", 8, 30.0, "eager"),
     result("transformers", 8, 33.0, "grouped_mm"),
+    result("transformers by length", 8, 44.0, "grouped_mm"),
     result("autoregressive", 1, 2.0),
     result("autoregressive", 8, 15.0),
     result("autoregressive", 64, 99.0),
@@ -38,6 +39,7 @@ MACHINE = {"device": "cpu", "threads": 1}
 def test_ratios_compare_the_best_with_the_best_and_one_with_one():
     told = ratios(RESULTS)
     assert told["best_over_transformers_best"] == 2.0
+    assert told["best_over_transformers_by_length"] == 1.5
     assert told["alone_over_transformers_batch_1"] == 2.0
     assert told["continuous_over_lockstep"] == {"8": 1.5}
     assert told["diffusion_over_autoregressive"] == {"1": 10.0, "8": 4.0, "64": pytest.approx(2 / 3)}
@@ -71,6 +73,7 @@ def test_the_table_has_a_line_per_size_and_the_fastest_way_of_transformers():
         ("dgbatch", "64"),
         ("transformers eager", "1"),
         ("transformers grouped_mm", "8"),
+        ("  by length, grouped_mm", "8"),
         ("autoregressive", "1"),
         ("autoregressive", "8"),
         ("autoregressive", "64"),
@@ -78,7 +81,7 @@ def test_the_table_has_a_line_per_size_and_the_fastest_way_of_transformers():
         ("1-4 canvases, lockstep", "8"),
     ]
     assert rows[0][2:] == ("20.0", "600", "98.0%", "3.00")
-    assert rows[5][-1] == "-"
+    assert rows[6][-1] == "-"
     assert "autoregressive wins from: 64 at once" in findings(report(EngineBench(), MACHINE, RESULTS))
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dgbatch.bench.measure import Contender, Result, Run, in_the_race, machine, measure, rotated, summary
+from dgbatch.bench.measure import Contender, Result, Run, hopeless, machine, measure, rotated, summary
 
 
 def contender(name: str, calls: list[str], *seconds: float) -> Contender:
@@ -49,7 +49,38 @@ def test_a_variant_far_behind_is_run_once_and_says_so():
     def variant(name: str, at_once: int, seconds: float) -> Contender:
         return Contender("transformers", at_once, lambda: Run(4, 4, 40, seconds), name)
 
-    race = [variant("eager", 1, 1.0), variant("batched_mm", 1, 3.1), variant("batched_mm", 8, 9.0)]
+    race = [variant("eager", 8, 1.0), variant("batched_mm", 8, 3.1), variant("eager", 1, 9.0)]
     assert [result.turns for result in measure(race, 2, lambda line: None)] == [2, 0, 2]
     assert measure(race, 1, lambda line: None)[1].rows_per_s == pytest.approx(4 / 3.1)
-    assert in_the_race(race, [1.0, 3.0, 9.0]) == [0, 1, 2]
+    assert hopeless([(one, one.run()) for one in race], 8) == {"batched_mm"}
+    assert hopeless([(one, one.run()) for one in race], 7) == set()
+
+
+def test_a_variant_far_behind_is_left_out_with_more_at_once():
+    def variant(name: str, at_once: int, seconds: float) -> Contender:
+        return Contender("transformers", at_once, lambda: Run(4, 4, 40, seconds), name)
+
+    told: list[str] = []
+    race = [variant("eager", 1, 1.0), variant("batched_mm", 1, 3.1), variant("eager", 8, 1.0)]
+    results = measure([*race, variant("batched_mm", 8, 99.0)], 1, told.append)
+    assert [(result.variant, result.at_once, result.turns) for result in results] == [
+        ("eager", 1, 1),
+        ("batched_mm", 1, 0),
+        ("eager", 8, 1),
+    ]
+    assert "left out: transformers batched_mm 8, far behind with fewer" in told
+
+
+def test_what_takes_long_may_warm_up_with_fewer_rows_and_is_judged_by_the_row():
+    def variant(name: str, seconds: float) -> Contender:
+        long, short = Run(400, 400, 4000, 100 * seconds), Run(4, 4, 40, seconds)
+        return Contender("transformers", 8, lambda: long, name, lambda: short)
+
+    fast, slow = measure([variant("eager", 1.0), variant("batched_mm", 3.1)], 2, lambda line: None)
+    assert (fast.turns, slow.turns) == (2, 0)
+    assert slow.rows_per_s == pytest.approx(4 / 3.1)
+    different = [
+        Contender("dgbatch", 1, lambda: Run(4, 4, 4, 1.0)),
+        Contender("dgbatch", 1, lambda: Run(40, 4, 4, 9.0)),
+    ]
+    assert [result.turns for result in measure(different, 1, lambda line: None)] == [1, 1]

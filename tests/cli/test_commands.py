@@ -10,10 +10,13 @@ import pytest
 
 import dgbatch as package
 from dgbatch.errors import RunNotFound
+from dgbatch.runner import replay as again
 from dgbatch.runner import submit as steps
+from dgbatch.runner.run_folder import Run
 from dgbatch.runner.spec import load_job
 from tests.cli.command import dgbatch
 from tests.fake_engine import PATH, fake_job
+from tests.runner.small_run import respell
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +110,42 @@ def test_folder_without_a_run_is_not_found(tmp_path, capfd, command):
     assert left.json["error"]["type"] == "RunNotFound"
     with pytest.raises(RunNotFound):
         package.open_run(tmp_path)
+
+
+@pytest.fixture
+def fake_replay(monkeypatch):
+    monkeypatch.setattr(again, "replay", functools.partial(again.replay, engine=PATH))
+
+
+def test_verify_generates_rows_again_and_compares_their_tokens(finished, capfd, fake_replay):
+    left = dgbatch(capfd, "verify", str(finished), "--replay", "5")
+    assert left.code == 0
+    assert left.out.splitlines()[1:] == ["replayed 5 of 11 rows: token for token the same"]
+    answer = dgbatch(capfd, "verify", str(finished), "--replay", "999", "--json")
+    assert (answer.code, answer.json["replayed"], answer.json["replay_mismatches"]) == (0, 11, 0)
+    assert answer.json["holds"] and answer.json["examples"] == {}
+
+
+def test_verify_shows_where_the_tokens_of_a_row_differ(finished, capfd, tmp_path, fake_replay):
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(finished, spoiled)
+    respell(Run.open(str(spoiled)), 1, 0, [7] * 10)
+    assert dgbatch(capfd, "verify", str(spoiled)).code == 0
+    left = dgbatch(capfd, "verify", str(spoiled), "--replay", "11")
+    assert left.code == 4
+    assert left.out.splitlines()[1:3] == [
+        "replayed 11 of 11 rows: 1 not the same",
+        "  replay_mismatches: r0008: token 1 is 7, generated again 56",
+    ]
+    answer = dgbatch(capfd, "verify", str(spoiled), "--replay", "11", "--json")
+    assert (answer.code, answer.json["replay_mismatches"], answer.json["holds"]) == (4, 1, False)
+
+
+def test_verify_loads_no_model_unless_it_is_asked_to_replay(finished, capfd, monkeypatch):
+    monkeypatch.setattr(again, "replay", lambda *arguments: pytest.fail("it was replayed"))
+    answer = dgbatch(capfd, "verify", str(finished), "--json").json
+    assert (answer["replayed"], answer["replay_mismatches"]) == (0, 0)
+    assert dgbatch(capfd, "verify", str(finished), "--replay", "-1").code == 2
 
 
 def test_ls_lists_the_runs_below_a_folder(finished, capfd, tmp_path):

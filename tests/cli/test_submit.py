@@ -152,11 +152,11 @@ def test_ctrl_c_drains_says_how_to_resume_and_leaves_with_130(tmp_path):
 
 def test_worker_that_dies_leaves_one_object_on_standard_output(tmp_path):
     """Ray would print its page about a dead process there."""
-    process = spawn("submit", fake_job(tmp_path, [*PROMPTS[:8], "!die"], retry={"shard_attempts": 1}), "--json")
+    process = spawn("submit", fake_job(tmp_path, [*PROMPTS[:8], "a", "!crowd"], retry={"shard_attempts": 1}), "--json")
     out, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 4
     assert json.loads(out)["error"]["exit_code"] == 4
-    assert "shard 1 (prompts.parquet, row group 0, rows 8 to 8) failed" in err
+    assert "shard 1 (prompts.parquet, row group 0, rows 8 to 9) failed" in err
     assert "resume: dgbatch submit" in err
     assert "raylet" not in out + err
 
@@ -224,7 +224,7 @@ def test_duckdb_file_that_cannot_be_written_is_found_before_the_work(tmp_path, c
 
 
 def test_new_run_that_fails_resumes_in_its_own_folder(tmp_path, capfd, fake):
-    job = fake_job(tmp_path, ["a", "!die"], retry={"shard_attempts": 1})
+    job = fake_job(tmp_path, ["a", "!crowd"], retry={"shard_attempts": 1})
     assert dgbatch(capfd, "submit", job).code == 4
     left = dgbatch(capfd, "submit", job, "--new-run")
     assert left.code == 4

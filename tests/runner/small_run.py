@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dgbatch.records import Completion
@@ -18,7 +22,7 @@ from dgbatch.runner.commits import COMMITS, Commit, record_name
 from dgbatch.runner.plan import Shard, make_plan
 from dgbatch.runner.prompts import noise_key
 from dgbatch.runner.run_folder import Run
-from dgbatch.runner.sink import OutputRow, QuarantinedRow, counts, write_shard
+from dgbatch.runner.sink import OutputRow, QuarantinedRow, counts, to_bytes, write_shard
 from dgbatch.runner.spec import JobSpec, fingerprint
 
 
@@ -96,6 +100,46 @@ def record_path(run: Run, index: int) -> Path:
 def reseal(run: Run, index: int, commit: Commit) -> None:
     """Put a commit in place of another, checksum and all: what no honest process does."""
     record_path(run, index).write_bytes(commit.to_json(run.fingerprint))
+
+
+def read(run: Run, name: str) -> pa.Table:
+    raw = pa.BufferReader(run.folder.get(name))
+    return pq.read_table(raw) if name.endswith("parquet") else pa.ipc.open_file(raw).read_all()
+
+
+def rewrite(run: Run, name: str, table: pa.Table) -> None:
+    run.folder.at(name).write_bytes(to_bytes(table, run.spec.output.format))
+
+
+def forge(run: Run, index: int) -> None:
+    """Make a commit agree with its files as they are now: rows, sizes, checksums and counts."""
+    commit = run.commits()[index]
+    changed: dict[str, Any] = {}
+    for kind in ("data", "quarantine"):
+        record = getattr(commit, kind)
+        if record is not None:
+            raw, table = run.folder.get(record.name), read(run, record.name)
+            digest = hashlib.sha256(raw).hexdigest()
+            changed[kind] = replace(record, rows=table.num_rows, bytes=len(raw), sha256=digest)
+            changed["ok" if kind == "data" else "quarantined"] = table.num_rows
+            if kind == "data":
+                for name in ("prompt_tokens", "tokens", "canvases", "denoise_steps"):
+                    changed[name] = sum(table[name].to_pylist())
+                changed["accepted"] = sum(table["accepted"].to_pylist())
+    reseal(run, index, replace(commit, **changed))
+
+
+def respell(run: Run, shard: int, row: int, tokens: list[int]) -> None:
+    """Other tokens for one row, and a commit record that agrees with them."""
+    record = run.commits()[shard].data
+    assert record is not None
+    table = read(run, record.name)
+    ids = table["token_ids"].to_pylist()
+    ids[row] = tokens
+    position = table.schema.get_field_index("token_ids")
+    field = table.schema.field(position)
+    rewrite(run, record.name, table.set_column(position, field, pa.array(ids, field.type)))
+    forge(run, shard)
 
 
 def read_json(path: Path) -> Any:

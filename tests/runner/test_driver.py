@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dgbatch.errors import CheckpointError, InputError, OutputError, RunCancelled, RunFailed
+from dgbatch.runner import driver
 from dgbatch.runner import submit as steps
 from dgbatch.runner.progress import Progress
 from dgbatch.runner.run_folder import Run
@@ -34,6 +35,11 @@ def rows(run: Run) -> dict[tuple[str, int], dict]:
     """The dataset by (id, sample), as a plain glob over data/ finds it."""
     tables = [pq.read_table(path) for path in Path(run.path, "data").glob("*.parquet")]
     return {(row["id"], row["sample"]): row for row in pa.concat_tables(tables).to_pylist()}
+
+
+def quarantined(run: Run) -> list[dict]:
+    tables = [pq.read_table(path) for path in sorted(Path(run.path, "quarantine").glob("*.parquet"))]
+    return [row for table in tables for row in table.to_pylist()]
 
 
 def events(run: Run, kind: str) -> list[dict]:
@@ -120,9 +126,40 @@ def test_row_that_kills_its_worker_once_is_tried_again(tmp_path):
     assert rows(done.run)["r0020", 0]["attempt"] == 2
 
 
-def test_shard_that_always_kills_its_worker_fails_the_run_by_name_and_costs_no_other(tmp_path):
-    prompts = [*PROMPTS[:10], "!die", *PROMPTS[10:30]]
-    job = fake_job(tmp_path, prompts, retry={"shard_attempts": 2})
+def test_row_that_always_kills_its_worker_costs_itself_alone(tmp_path):
+    prompts = [*PROMPTS[:10], "!die", *PROMPTS[11:]]
+    done = submit(fake_job(tmp_path, prompts))
+    assert done.exit_code == 3
+    assert (done.status.tally.ok, done.status.tally.quarantined) == (39, 1)
+    assert done.verification.holds
+    (lost,) = quarantined(done.run)
+    assert (lost["id"], lost["error_code"]) == ("r0010", "worker_killed")
+    assert "run alone, it cost its worker: the process of worker w0 died" in lost["error_message"]
+    assert rows(done.run)["r0009", 0]["attempt"] == lost["attempts"]
+    (searching,), (poisoned,) = events(done.run, "searching"), events(done.run, "row_poisoned")
+    assert (searching["shard"], searching["rows"]) == (1, 8)
+    assert (poisoned["shard"], poisoned["row"]) == (1, 2)
+
+
+def test_two_rows_of_one_shard_that_kill_cost_themselves_alone(tmp_path):
+    prompts = [*PROMPTS[:9], "!die", *PROMPTS[10:14], "!fatal", *PROMPTS[15:]]
+    done = submit(fake_job(tmp_path, prompts, retry={"shard_attempts": 1}, generation={"samples": 2}))
+    assert (done.exit_code, done.status.tally.ok) == (3, 76)
+    lost = [(row["id"], row["sample"]) for row in quarantined(done.run)]
+    assert lost == [("r0009", 0), ("r0009", 1), ("r0014", 0), ("r0014", 1)]
+    assert "fake device error" in quarantined(done.run)[-1]["error_message"]
+    assert done.verification.holds
+
+
+def test_row_that_always_hangs_costs_itself_alone(tmp_path):
+    done = submit(fake_job(tmp_path, ["a", "!hang"], retry={"shard_attempts": 1, "stall_timeout_s": 1.5}))
+    assert (done.exit_code, done.status.tally.ok) == (3, 1)
+    assert "made no step for 1.5 s" in quarantined(done.run)[0]["error_message"]
+
+
+def test_shard_of_which_no_row_kills_alone_fails_the_run_by_name_and_costs_no_other(tmp_path):
+    prompts = [*PROMPTS[:10], "!crowd", *PROMPTS[10:30]]
+    job = fake_job(tmp_path, prompts, retry={"shard_attempts": 1})
     with pytest.raises(RunFailed, match=r"shard 1 \(prompts\.parquet, row group 0, rows 8 to 15\) failed [23] times"):
         submit(job)
     run = Run.open(str(tmp_path / "out"))
@@ -132,9 +169,46 @@ def test_shard_that_always_kills_its_worker_fails_the_run_by_name_and_costs_no_o
     assert "shard 1" in status.reason
 
 
-def test_engine_that_fails_is_named_as_the_reason(tmp_path):
-    with pytest.raises(RunFailed, match="fake device error"):
-        submit(fake_job(tmp_path, ["fine", "!fatal"], retry={"shard_attempts": 1}))
+def test_engine_that_fails_in_company_is_named_as_the_reason(tmp_path):
+    with pytest.raises(RunFailed, match="process of worker w0 died"):
+        submit(fake_job(tmp_path, ["fine", "!crowd"], retry={"shard_attempts": 1}))
+
+
+def test_workers_that_die_whatever_they_run_fail_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "SEARCH_DEATHS", 3)
+    job = fake_job(tmp_path, ["!fatal"] * 8, retry={"shard_attempts": 1})
+    with pytest.raises(RunFailed, match=r"3 workers in a row were lost, whichever rows they had: .*fake device error"):
+        submit(job)
+    run = Run.open(str(tmp_path / "out"))
+    assert not run.attempts(run.plan.shards)[0].search.poison
+
+
+def test_poison_rows_count_as_quarantined_and_are_not_sought_again(tmp_path):
+    job = fake_job(tmp_path, ["!die", "a", "!die", "!die"], retry={"shard_attempts": 1, "max_failed_ratio": 0.25})
+    with pytest.raises(RunFailed, match="2 of 4 rows are quarantined"):
+        submit(job)
+    run = Run.open(str(tmp_path / "out"))
+    assert not run.commits()
+    assert list(run.attempts(run.plan.shards)[0].search.poison) == [0, 2]
+    done = submit(job, "retry.max_failed_ratio=0.9")
+    assert done.exit_code == 3
+    assert [row["id"] for row in quarantined(done.run)] == ["r0000", "r0002", "r0003"]
+    assert [event["row"] for event in events(done.run, "row_poisoned")] == [0, 2, 3]
+    assert rows(done.run)["r0001", 0]["attempt"] == 4
+
+
+def test_shard_that_was_given_up_is_tried_again_with_its_count_going_on(tmp_path):
+    job = fake_job(tmp_path, ["a", "!crowd"], retry={"shard_attempts": 1})
+    with pytest.raises(RunFailed, match="failed 2 times"):
+        submit(job)
+    with pytest.raises(RunFailed, match="failed 4 times"):
+        submit(job)
+    attempts = tmp_path / "out" / "_dgbatch" / "attempts.json"
+    attempts.write_text(attempts.read_text().replace('"attempts": 4', '"attempts": 0'))
+    with pytest.raises(RunFailed, match="failed 2 times"):
+        submit(job)
+    (ignored,) = events(Run.open(str(tmp_path / "out")), "attempts_ignored")
+    assert "attempts.json: its content does not match its own checksum" in ignored["reason"]
 
 
 def test_worker_that_stands_still_is_replaced(tmp_path):
@@ -179,7 +253,7 @@ def test_worker_with_another_model_than_the_run_is_refused(tmp_path, monkeypatch
 
 
 def test_resumed_run_with_changed_checkpoint_files_is_refused(tmp_path, monkeypatch):
-    job = fake_job(tmp_path, [*PROMPTS[:8], "!die"], {"checksum": "aaaa"}, retry={"shard_attempts": 1})
+    job = fake_job(tmp_path, [*PROMPTS[:8], "a", "!crowd"], {"checksum": "aaaa"}, retry={"shard_attempts": 1})
     model = {"checkpoint": "x", "revision": None, "checksum": "aaaa"}
     monkeypatch.setattr(steps, "describe_model", lambda spec, engine: dict(model))
     with pytest.raises(RunFailed):

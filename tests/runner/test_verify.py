@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,11 +19,10 @@ from dgbatch.errors import DgbatchError, InputError, OutputError
 from dgbatch.runner.commits import COMMITS, Commit
 from dgbatch.runner.run_folder import PLAN, RUN, Run
 from dgbatch.runner.schema import COMPLETION
-from dgbatch.runner.sink import to_bytes
 from dgbatch.runner.spec import load_job
 from dgbatch.runner.verify import Verification, verify
 from tests.runner.conftest import JOB, prompts
-from tests.runner.small_run import commit_all, new_run, record_path, reseal, write_attempt
+from tests.runner.small_run import commit_all, forge, new_run, read, record_path, reseal, rewrite, write_attempt
 
 ROWS, SAMPLES, SHARDS = 10, 2, 3  # shards of 4, 4 and 2 rows; r2 and r5 are in quarantine
 
@@ -55,33 +53,6 @@ def fresh(original: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
         return Run.open(str(folder / "run"))
 
     return copy
-
-
-def read(run: Run, name: str) -> pa.Table:
-    raw = pa.BufferReader(run.folder.get(name))
-    return pq.read_table(raw) if name.endswith("parquet") else pa.ipc.open_file(raw).read_all()
-
-
-def rewrite(run: Run, name: str, table: pa.Table) -> None:
-    run.folder.at(name).write_bytes(to_bytes(table, run.spec.output.format))
-
-
-def forge(run: Run, index: int) -> None:
-    """Make a commit agree with its files as they are now: rows, sizes, checksums and counts."""
-    commit = run.commits()[index]
-    changed: dict[str, Any] = {}
-    for kind in ("data", "quarantine"):
-        record = getattr(commit, kind)
-        if record is not None:
-            raw, table = run.folder.get(record.name), read(run, record.name)
-            digest = hashlib.sha256(raw).hexdigest()
-            changed[kind] = replace(record, rows=table.num_rows, bytes=len(raw), sha256=digest)
-            changed["ok" if kind == "data" else "quarantined"] = table.num_rows
-            if kind == "data":
-                for name in ("prompt_tokens", "tokens", "canvases", "denoise_steps"):
-                    changed[name] = sum(table[name].to_pylist())
-                changed["accepted"] = sum(table["accepted"].to_pylist())
-    reseal(run, index, replace(commit, **changed))
 
 
 def without(table: pa.Table, row: int) -> pa.Table:

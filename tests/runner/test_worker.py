@@ -14,6 +14,7 @@ import pytest
 from dgbatch.records import EngineConfig, Generation
 from dgbatch.runner import worker as module
 from dgbatch.runner.commits import Commit
+from dgbatch.runner.dispatch import Task
 from dgbatch.runner.plan import Plan, make_plan
 from dgbatch.runner.prompts import noise_key
 from dgbatch.runner.spec import JobSpec, load_job
@@ -70,7 +71,7 @@ def test_shard_comes_back_as_a_file_in_input_order_and_a_receipt(tmp_path):
     prompts = [f"row {i} !steps={5 - i % 5}" for i in range(8)]
     worker, plan, spec = started(fake_job(tmp_path, prompts))
     wait_for(worker, loaded)
-    report = wait_for(worker, lambda report, receipts, failures: receipts, [(plan.shards[0], 1)])
+    report = wait_for(worker, lambda report, receipts, failures: receipts, [Task(plan.shards[0], 1)])
     (receipt,) = report.receipts
     assert (receipt.shard, receipt.ok, receipt.quarantined, receipt.worker) == (0, 8, 0, "w0")
     assert receipt.accepted == 5  # rows 0, 3 and 6 have a wrong answer in the input
@@ -85,7 +86,7 @@ def test_shard_comes_back_as_a_file_in_input_order_and_a_receipt(tmp_path):
 def test_samples_follow_their_row_and_differ_in_noise(tmp_path):
     worker, plan, spec = started(fake_job(tmp_path, ["a", "b"], generation={"samples": 3}))
     wait_for(worker, loaded)
-    (receipt,) = wait_for(worker, lambda report, receipts, failures: receipts, [(plan.shards[0], 1)]).receipts
+    (receipt,) = wait_for(worker, lambda report, receipts, failures: receipts, [Task(plan.shards[0], 1)]).receipts
     table = pq.read_table(Path(spec.output.path, receipt.data.name))
     assert table["id"].to_pylist() == ["r0000"] * 3 + ["r0001"] * 3
     assert table["sample"].to_pylist() == [0, 1, 2] * 2
@@ -95,7 +96,7 @@ def test_samples_follow_their_row_and_differ_in_noise(tmp_path):
 def test_bad_rows_are_quarantined_with_their_reason_and_the_rest_goes_on(tmp_path):
     worker, plan, spec = started(fake_job(tmp_path, ["good", None, "!reject", " ", "fine"]))
     wait_for(worker, loaded)
-    (receipt,) = wait_for(worker, lambda report, receipts, failures: receipts, [(plan.shards[0], 2)]).receipts
+    (receipt,) = wait_for(worker, lambda report, receipts, failures: receipts, [Task(plan.shards[0], 2)]).receipts
     assert (receipt.ok, receipt.quarantined) == (2, 3)
     table = pq.read_table(Path(spec.output.path, receipt.quarantine.name))
     assert table["id"].to_pylist() == ["r0001", "r0002", "r0003"]
@@ -125,7 +126,7 @@ def test_settings_of_each_row_reach_the_engine_exactly(tmp_path, as_text):
     pq.write_table(rows.append_column("own", own), tmp_path / "prompts.parquet")
     worker, plan, spec = started(file)
     wait_for(worker, loaded)
-    (receipt,) = wait_for(worker, lambda report, receipts, failures: receipts, [(plan.shards[0], 1)]).receipts
+    (receipt,) = wait_for(worker, lambda report, receipts, failures: receipts, [Task(plan.shards[0], 1)]).receipts
     table = pq.read_table(Path(spec.output.path, receipt.data.name))
     arrived = [json.loads(text) for text in table["text"].to_pylist()]
     base = asdict(Generation(max_new_tokens=50, stop=(".",), greedy=True, suppress_tokens=()))
@@ -145,10 +146,42 @@ def test_settings_of_each_row_reach_the_engine_exactly(tmp_path, as_text):
     assert lost["error_message"][0].as_py() == "column 'own': max_new_tokens: -5 must be at least 1."
 
 
+def test_probe_runs_its_rows_and_writes_nothing(tmp_path):
+    worker, plan, spec = started(fake_job(tmp_path, ["!die", "a", "!die", None, "!die"], generation={"samples": 2}))
+    wait_for(worker, loaded)
+    probe = Task(plan.shards[0], poison={2: "boom"}, probe=range(1, 4))
+    report = wait_for(worker, lambda report, receipts, failures: report.probed, [probe])
+    assert (report.probed, report.receipts, report.failures, report.open_rows) == ((0,), (), (), 0)
+    assert report.stats.prompts == 2
+    assert not Path(spec.output.path).exists()
+
+
+def test_probe_that_cannot_read_its_shard_is_a_failure(tmp_path):
+    worker, plan, _ = started(fake_job(tmp_path, ["a", "b"]))
+    wait_for(worker, loaded)
+    (tmp_path / "prompts.parquet").unlink()
+    probe = Task(plan.shards[0], probe=range(1))
+    report = wait_for(worker, lambda report, receipts, failures: failures, [probe])
+    assert (report.probed, report.failures[0].shard) == ((), 0)
+
+
+def test_poison_row_is_quarantined_unseen_with_all_its_samples(tmp_path):
+    worker, plan, spec = started(fake_job(tmp_path, ["a", "!die", "b"], generation={"samples": 2}))
+    wait_for(worker, loaded)
+    task = Task(plan.shards[0], 4, poison={1: "boom"})
+    (receipt,) = wait_for(worker, lambda report, receipts, failures: receipts, [task]).receipts
+    table = pq.read_table(Path(spec.output.path, receipt.quarantine.name))
+    assert list(zip(table["id"].to_pylist(), table["sample"].to_pylist(), strict=True)) == [("r0001", 0), ("r0001", 1)]
+    assert set(table["error_code"].to_pylist()) == {"worker_killed"}
+    assert set(table["error_message"].to_pylist()) == {"run alone, it cost its worker: boom"}
+    assert table["attempts"].to_pylist() == [4, 4]
+    assert receipt.ok == 4
+
+
 def test_metrics_that_are_asked_for_are_those_the_engine_told(tmp_path):
     worker, plan, spec = started(fake_job(tmp_path, ["a", "b"], output={"metrics": True}))
     wait_for(worker, loaded)
-    (receipt,) = wait_for(worker, lambda report, receipts, failures: receipts, [(plan.shards[0], 1)]).receipts
+    (receipt,) = wait_for(worker, lambda report, receipts, failures: receipts, [Task(plan.shards[0], 1)]).receipts
     table = pq.read_table(Path(spec.output.path, receipt.data.name))
     keys = table["noise_key"].to_pylist()
     assert table["revised_tokens"].to_pylist() == [key % 7 for key in keys]
@@ -159,7 +192,7 @@ def test_metrics_that_are_asked_for_are_those_the_engine_told(tmp_path):
 def test_shard_of_bad_rows_alone_has_no_data_file(tmp_path):
     worker, plan, _ = started(fake_job(tmp_path, [None, None]))
     wait_for(worker, loaded)
-    (receipt,) = wait_for(worker, lambda report, receipts, failures: receipts, [(plan.shards[0], 1)]).receipts
+    (receipt,) = wait_for(worker, lambda report, receipts, failures: receipts, [Task(plan.shards[0], 1)]).receipts
     assert receipt.data is None
     assert receipt.quarantine.rows == 2
 
@@ -167,9 +200,9 @@ def test_shard_of_bad_rows_alone_has_no_data_file(tmp_path):
 def test_loaded_worker_wants_rows_until_it_has_enough_for_its_canvases_twice(tmp_path):
     worker, plan, _ = started(fake_job(tmp_path, ["!steps=50 x"] * 64, {"step_s": 0.02}))
     assert wait_for(worker, loaded).wants_rows == 8  # 4 canvases, twice
-    first = worker.exchange([(plan.shards[0], 1)])
+    first = worker.exchange([Task(plan.shards[0], 1)])
     assert first.wants_rows <= 4  # 4 of its 8 rows are in the engine at most
-    assert worker.exchange([(plan.shards[1], 1)]).wants_rows == 0
+    assert worker.exchange([Task(plan.shards[1], 1)]).wants_rows == 0
 
 
 def test_shards_are_worked_on_across_their_borders(tmp_path):
@@ -177,7 +210,9 @@ def test_shards_are_worked_on_across_their_borders(tmp_path):
     worker, plan, _ = started(fake_job(tmp_path, ["!steps=60 slow"] + ["fast"] * 15, {"step_s": 0.02}))
     wait_for(worker, loaded)
     report = wait_for(
-        worker, lambda report, receipts, failures: len(receipts) == 2, [(plan.shards[0], 1), (plan.shards[1], 1)]
+        worker,
+        lambda report, receipts, failures: len(receipts) == 2,
+        [Task(plan.shards[0], 1), Task(plan.shards[1], 1)],
     )
     assert [receipt.shard for receipt in report.receipts] == [1, 0]
 
@@ -187,11 +222,11 @@ def test_missing_input_file_fails_its_shard_and_not_the_worker(tmp_path):
     wait_for(worker, loaded)
     file = Path(spec.input.path)
     file.rename(file.with_suffix(".gone"))
-    report = wait_for(worker, lambda report, receipts, failures: failures, [(plan.shards[0], 1)])
+    report = wait_for(worker, lambda report, receipts, failures: failures, [Task(plan.shards[0], 1)])
     assert [failure.shard for failure in report.failures] == [0]
     assert "prompts.parquet" in str(report.failures[0])
     file.with_suffix(".gone").rename(file)
-    assert wait_for(worker, lambda report, receipts, failures: receipts, [(plan.shards[0], 2)]).receipts[0].ok == 8
+    assert wait_for(worker, lambda report, receipts, failures: receipts, [Task(plan.shards[0], 2)]).receipts[0].ok == 8
 
 
 def test_shard_that_cannot_be_written_is_a_failure_of_that_shard(tmp_path, monkeypatch):
@@ -202,7 +237,7 @@ def test_shard_that_cannot_be_written_is_a_failure_of_that_shard(tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "write_shard", full)
-    report = wait_for(worker, lambda report, receipts, failures: failures, [(plan.shards[0], 1)])
+    report = wait_for(worker, lambda report, receipts, failures: failures, [Task(plan.shards[0], 1)])
     assert report.failures[0].shard == 0
     assert "No space left" in report.failures[0].message
 
@@ -210,7 +245,7 @@ def test_shard_that_cannot_be_written_is_a_failure_of_that_shard(tmp_path, monke
 def test_engine_that_raises_is_told_as_fatal(tmp_path):
     worker, plan, _ = started(fake_job(tmp_path, ["fine", "!fatal"]))
     wait_for(worker, loaded)
-    report = wait_for(worker, lambda report, receipts, failures: report.fatal, [(plan.shards[0], 1)])
+    report = wait_for(worker, lambda report, receipts, failures: report.fatal, [Task(plan.shards[0], 1)])
     assert str(report.fatal) == "RuntimeError: fake device error"
     assert report.loaded
 
@@ -232,7 +267,7 @@ def test_engine_package_that_is_not_installed_is_named_with_the_fix(tmp_path):
 def test_closing_worker_finishes_what_it_has_and_wants_no_more(tmp_path):
     worker, plan, _ = started(fake_job(tmp_path, ["a"] * 8))
     wait_for(worker, loaded)
-    report = wait_for(worker, lambda report, receipts, failures: receipts, [(plan.shards[0], 1)], closing=True)
+    report = wait_for(worker, lambda report, receipts, failures: receipts, [Task(plan.shards[0], 1)], closing=True)
     assert report.wants_rows == 0
     assert report.fatal is None
 
@@ -242,7 +277,7 @@ def test_heartbeat_moves_while_rows_are_denoised(tmp_path):
     before = wait_for(worker, loaded).heartbeat
     assert (
         wait_for(
-            worker, lambda report, receipts, failures: report.heartbeat > before + 2, [(plan.shards[0], 1)]
+            worker, lambda report, receipts, failures: report.heartbeat > before + 2, [Task(plan.shards[0], 1)]
         ).open_rows
         == 0
     )
