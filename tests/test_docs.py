@@ -60,6 +60,16 @@ def test_paths_that_documents_name_exist() -> None:
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
 
 
+def test_tests_that_documents_name_exist() -> None:
+    """A promise beside the name of a test is worth what the test is."""
+    files = (ROOT / "tests").rglob("test_*.py")
+    known = {name for file in files for name in [file.stem, *re.findall(r"def (test_\w+)", file.read_text())]}
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    named = {name for page in pages for name in re.findall(r"`(test_\w+)`", page.read_text())}
+    assert len(named) > 20
+    assert named - known == set()
+
+
 def test_recipes_that_documents_name_exist() -> None:
     recipes = set(re.findall(r"^([a-z][a-z-]*)[^:=\n]*:(?!=)", (ROOT / "justfile").read_text(), re.MULTILINE))
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
