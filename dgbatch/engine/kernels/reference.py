@@ -6,6 +6,9 @@ Formulas follow DiffusionGemma as implemented in transformers 5.23 (models/diffu
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import accumulate
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,10 +34,18 @@ def add_rms_norm(residual: Tensor, x: Tensor, weight: Tensor, eps: float) -> Ten
 def _normed(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     # the length of a row in one reduction, and no tensor of squares
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    normed = x * (length * length).div_(x.shape[-1]).add_(eps).rsqrt_()
+    scale = torch.addcmul(_constant(eps, x.device), length, length, value=1 / x.shape[-1]).rsqrt_()
+    normed = x * scale
     if weight is None:
         return normed
     return normed * weight if torch.is_grad_enabled() else normed.mul_(weight)
+
+
+@lru_cache(maxsize=64)
+def _constant(value: float, device: torch.device) -> Tensor:
+    """() float32. A Python number becomes a tensor each time it meets one, which costs as much as a small operation."""
+    with torch.inference_mode(False):
+        return torch.tensor(value, device=device)
 
 
 def rope_frequencies(head_dim: int, theta: float, rotated_pairs: int) -> Tensor:
@@ -120,7 +131,7 @@ def gelu_gate(gate: Tensor, up: Tensor) -> Tensor:
         return F.gelu(gate, approximate="tanh") * up
     # On a CPU torch's own takes twice as long as these five passes (docs/lab_log.md).
     slope = 2 * (2 / torch.pi) ** 0.5
-    inner = torch.addcmul(gate.new_tensor(slope), gate, gate, value=slope * 0.044715)
+    inner = torch.addcmul(_constant(slope, gate.device), gate, gate, value=slope * 0.044715)
     return inner.mul_(gate).sigmoid_().mul_(gate).mul_(up)
 
 
@@ -142,7 +153,7 @@ def route(unit: Tensor, proj: Tensor, scale: Tensor, per_expert_scale: Tensor, c
     scores = F.linear(unit * scale * unit.shape[-1] ** -0.5, proj)
     top, index = scores.float().softmax(-1).topk(chosen, dim=-1)
     top = top / top.sum(-1, keepdim=True)
-    return top * per_expert_scale[index].float(), index
+    return top * per_expert_scale.take(index).float(), index
 
 
 def experts(x: Tensor, weights: Tensor, index: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
@@ -161,19 +172,18 @@ def _experts_grouped(x: Tensor, weights: Tensor, index: Tensor, gate_up: Tensor,
     count, double, hidden = gate_up.shape
     rows, chosen = index.shape
     expert, order = index.flatten().sort(stable=True)
-    have = expert.bincount(minlength=count)
-    padded = (have + GROUP_ROWS - 1) // GROUP_ROWS * GROUP_ROWS
-    moved = (padded.cumsum(0) - padded) - (have.cumsum(0) - have)  # how far each expert's rows move for the padding
-    place = torch.arange(rows * chosen, device=x.device) + moved[expert]
-    sizes = padded.tolist()
-    row = torch.zeros(sum(sizes), dtype=torch.int64, device=x.device)  # padding computes row 0 and is not looked at
-    row[place] = order // chosen
+    have = expert.bincount(minlength=count).tolist()
+    sizes = [-(-size // GROUP_ROWS) * GROUP_ROWS for size in have]
+    padding = accumulate((size - own for size, own in zip(sizes, have, strict=True)), initial=0)
+    moved = torch.tensor([*padding][:-1], device=x.device)  # how far rows move for the padding before them
+    place = moved.index_select(0, expert).add_(torch.arange(rows * chosen, device=x.device))
+    source = order if chosen == 1 else order // chosen
+    row = source.new_zeros(sum(sizes)).scatter_(0, place, source)  # padding computes row 0 and is not looked at
     gathered = x.index_select(0, row)
     inner, outer = x.new_empty(len(row), double), x.new_empty(len(row), hidden)
     _multiply(gathered, gate_up, sizes, inner)
     _multiply(gelu_gate(*inner.chunk(2, dim=-1)), down, sizes, outer)
-    slot = torch.empty_like(order)
-    slot[order] = place
+    slot = torch.empty_like(order).scatter_(0, order, place)
     first, *others = [outer.index_select(0, own).float() for own in slot.view(rows, chosen).unbind(1)]
     total = first.mul_(weights[:, :1])
     for other, weight in zip(others, weights[:, 1:].unsqueeze(-1).unbind(1), strict=True):

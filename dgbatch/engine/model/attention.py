@@ -31,6 +31,7 @@ class Attention(nn.Module):
         self.q_norm = weight(size)
         self.k_norm = weight(size)
         self._joined: Tensor | None = None
+        self._norms: Tensor | None = None
 
     def forward(self, h: Tensor, cos: Tensor, sin: Tensor, attend: Attend, context: int = 0) -> Tensor:
         """h: (..., hidden) normed; cos, sin: (..., head_dim) of this layer's kind; returns like h.
@@ -38,13 +39,12 @@ class Attention(nn.Module):
         context: of the first so many rows nothing is wanted but keys and values; they are not returned
         """
         size, kv_heads = self.layer.head_dim, self.layer.kv_heads
-        joined = self._joined
-        if joined is None or torch.is_grad_enabled():
-            joined = torch.cat(list(self._matrices()))
+        joined, weights = self._joined, self._norms
+        if joined is None or weights is None or torch.is_grad_enabled():
+            joined, weights = torch.cat([*self._matrices()]), self._both_norms()
         projected = F.linear(h, joined).unflatten(-1, (-1, size))
         # one norm and one rotation for all heads; a full layer's V is its K before the weight
         unit = kernels.rms_norm(projected.float(), None, self.eps)
-        weights = torch.cat([self.q_norm.expand(self.heads, size), self.k_norm.expand(kv_heads, size)])
         turned = kernels.rope((unit[..., : self.heads + kv_heads, :] * weights).to(h.dtype), cos, sin)
         q, k = turned.split([self.heads, kv_heads], dim=-2)
         out = attend(self.index, q[context:], k, unit[..., -kv_heads:, :].to(h.dtype))
@@ -56,6 +56,11 @@ class Attention(nn.Module):
         self._joined = torch.cat([matrix.data for matrix in matrices])
         for matrix, rows in zip(matrices, self._joined.split([len(matrix) for matrix in matrices]), strict=True):
             matrix.data = rows
+        self._norms = self._both_norms().detach()
+
+    def _both_norms(self) -> Tensor:
+        """The norm weights of all heads of Q and K: (heads + kv_heads, head_dim)."""
+        return torch.cat([self.q_norm.expand(self.heads, -1), self.k_norm.expand(self.layer.kv_heads, -1)])
 
     def _matrices(self) -> list[nn.Parameter]:
         return [self.q, self.k] if self.v is None else [self.q, self.k, self.v]

@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgbatch.engine import kernels
+from dgbatch.engine.model.config import LayerConfig
 
 
 def weight(*shape: int) -> nn.Parameter:
     """An uninitialised parameter: weights come from a checkpoint or from Transformer.reset_parameters."""
     return nn.Parameter(torch.empty(*shape))
+
+
+class Rope:
+    """The rotation of a position, for every kind of layer.
+
+    On a CPU cosines cost more than an attention layer's norms (docs/lab_log.md), so there they are looked up in tables
+    that grow with the longest text so far.
+    """
+
+    def __init__(self, kinds: Iterable[LayerConfig]):
+        with torch.device("cpu"):  # not with the weights, which may be on no device yet
+            self.frequencies = {
+                kind: kernels.rope_frequencies(kind.head_dim, kind.rope_theta, kind.rotated_pairs) for kind in kinds
+            }
+            self._tables = {kind: kernels.rope_angles(torch.arange(0), own) for kind, own in self.frequencies.items()}
+
+    def __call__(self, positions: Tensor) -> dict[LayerConfig, tuple[Tensor, Tensor]]:
+        """positions: (...) int64; returns by kind cos and sin, (..., head_dim) float32."""
+        if positions.device.type != "cpu" or not positions.numel():
+            moved = {kind: own.to(positions.device) for kind, own in self.frequencies.items()}
+            return {kind: kernels.rope_angles(positions, own) for kind, own in moved.items()}
+        last = int(positions.max())
+        angles = {}
+        for kind, frequencies in self.frequencies.items():
+            if last >= len(self._tables[kind][0]):
+                self._tables[kind] = kernels.rope_angles(torch.arange(2 * last + 1), frequencies)
+            cos, sin = self._tables[kind]
+            angles[kind] = F.embedding(positions, cos), F.embedding(positions, sin)
+        return angles
 
 
 class GatedMLP(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dgbatch.engine import kernels
 from dgbatch.engine.model.attention import Attend, Attention
 from dgbatch.engine.model.config import ModelConfig
-from dgbatch.engine.model.layers import GatedMLP, SelfConditioning, weight
+from dgbatch.engine.model.layers import GatedMLP, Rope, SelfConditioning, weight
 from dgbatch.engine.model.moe import Experts, Router
 
 
@@ -76,11 +76,7 @@ class Transformer(nn.Module):
         self.self_conditioning = SelfConditioning(config.hidden, config.intermediate, config.norm_eps)
         self.layers = nn.ModuleList([Layer(config, index) for index in range(len(config.layers))])
         self.final_norm = weight(config.hidden)
-        with torch.device("cpu"):  # not with the weights, which may be on no device yet
-            self.rope_frequencies = {
-                kind: kernels.rope_frequencies(kind.head_dim, kind.rope_theta, kind.rotated_pairs)
-                for kind in config.layers
-            }
+        self.rope = Rope(config.layers)
 
     def prepare(self) -> Transformer:
         """For inference, once the weights are there; returns itself."""
@@ -117,10 +113,7 @@ class Transformer(nn.Module):
         them, and they are not returned
         only: indices of the layers to run, for a rehearsal; None for all
         """
-        angles = {
-            kind: kernels.rope_angles(positions, frequencies.to(positions.device))
-            for kind, frequencies in self.rope_frequencies.items()
-        }
+        angles = self.rope(positions)
         for index in range(len(self.layers)) if only is None else only:
             cos, sin = angles[self.config.layers[index]]
             leave = context if index == len(self.layers) - 1 else 0
