@@ -21,12 +21,12 @@ from dgbatch.runner.model import ENGINE
 from dgbatch.runner.poison import Fate
 from dgbatch.runner.progress import OnProgress, Progress, Rates
 from dgbatch.runner.ray_session import ray_reason, ray_session
-from dgbatch.runner.status import Tally
 from dgbatch.runner.stop_signals import StopSignals
 from dgbatch.runner.worker import Failure, Report, Worker
 
 if TYPE_CHECKING:
     from dgbatch.runner.commits import Commit
+    from dgbatch.runner.ledger import Tally
     from dgbatch.runner.plan import Plan
     from dgbatch.runner.run_folder import Run
     from dgbatch.runner.spec import JobSpec
@@ -76,15 +76,13 @@ class Driver:
     """Owns the state of the job while it runs."""
 
     def __init__(self, spec: JobSpec, plan: Plan, run: Run, on_progress: OnProgress, engine: str, drain_s: float):
-        commits = run.commits()
-        committed = {commit.shard for commit in commits}
+        self.ledger = run.ledger()
         self.spec, self.plan, self.run = spec, plan, run
         self.on_progress, self.engine, self.drain_s = on_progress, engine, drain_s
-        tries = {index: each for index, each in run.attempts(plan.shards).items() if index not in committed}
+        tries = {index: each for index, each in run.attempts(plan.shards).items() if not self.ledger.is_done(index)}
         self.dispatch = Dispatch(
-            (shard for shard in plan.shards if shard.index not in committed), spec.retry.shard_attempts, tries
+            (shard for shard in plan.shards if not self.ledger.is_done(shard.index)), spec.retry.shard_attempts, tries
         )
-        self.tally = Tally.of(commits)
         self.actors: list[Actor] = []
         self.asked: dict[Any, Actor] = {}  # the exchange in flight of each actor, the oldest first
         self.idle_deaths = self.search_deaths = 0
@@ -126,6 +124,10 @@ class Driver:
             + f". Last reason: {self.reasons.get(index, 'unknown').rstrip('.')}. {self.tally.shards:,} of "
             f"{len(self.plan.shards):,} shards are committed and stay so."
         )
+
+    @property
+    def tally(self) -> Tally:
+        return self.ledger.tally
 
     # ---- workers come and go
 
@@ -219,8 +221,7 @@ class Driver:
 
     def commit(self, actor: Actor, receipt: Commit) -> None:
         receipt = replace(receipt, committed_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
-        if self.run.commit(receipt):
-            self.tally = self.tally + Tally.of([receipt])
+        self.run.commit(receipt, self.ledger)
         self.dispatch.finished(actor.name, receipt.shard)
         self.idle_deaths = 0
         self.search_deaths = 0 if receipt.ok else self.search_deaths
