@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "dgbatch.runner.dispatch": {"dgbatch.runner.plan", "dgbatch.runner.poison"},
     "dgbatch.runner.poison": set(),
-    "dgbatch.runner.driver": {"ray", "dgbatch"},
+    "dgbatch.runner.actors": {"ray", "dgbatch.records", "dgbatch.runner"},
     "dgbatch.runner.ray_session": {"ray", "dgbatch.errors"},
     "dgbatch.runner.block": {"pydantic"},
     "dgbatch.runner.generation": {"pydantic", "pyarrow", "dgbatch.errors", "dgbatch.records", "dgbatch.runner"},

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import duckdb
@@ -19,8 +20,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from dgbatch.errors import OutputError, QueryError
-from dgbatch.runner.commits import Commit, FileRecord
+from dgbatch.runner.commits import FileRecord
 from dgbatch.runner.folder import PARTIAL
+from dgbatch.runner.ledger import Ledger
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.schema import Schemas
 from dgbatch.runner.sink import ROW_GROUP_ROWS, stored_schema
@@ -57,7 +59,7 @@ SHARDS = pa.schema(
         pa.field("committed_at", pa.string()),
     ]
 )
-PLANNED, COMMITTED = SHARDS.names[:6], SHARDS.names[7:]
+PLANNED, SUMMED = SHARDS.names[:6], SHARDS.names[8:14]
 
 
 def sql(run: Run, query: str) -> pa.Table:
@@ -87,24 +89,24 @@ def export(run: Run, target: str, fmt: str) -> int:
         raise OutputError(f"export: the format {fmt!r} is not known. It is one of {', '.join(EXPORTS)}.")
     if os.path.lexists(target):
         raise OutputError(f"export: {target} exists. Remove it, or choose another name.")
-    commits = run.commits()
+    ledger = run.ledger()
     if fmt == "parquet":
-        write = _parquet_writer(run, commits)
+        write = _parquet_writer(run, ledger)
     elif fmt == "duckdb":
-        write = _duckdb_writer(run, commits)
+        write = _duckdb_writer(run, ledger)
     else:
-        write = _copy_writer(run, commits, COPY[fmt])
+        write = _copy_writer(run, ledger, COPY[fmt])
     with _beside(target) as partial:
         write(partial)
         _publish(partial, target, replace=False)
-    return sum(commit.ok for commit in commits)
+    return ledger.tally.ok
 
 
 def write_duckdb(run: Run, path: str) -> None:
     """The run as a DuckDB file. One that an earlier submit of this run wrote is replaced, anybody else's is refused."""
     ours = holds_run(path, run.fingerprint)
     with _beside(path) as partial:
-        _duckdb_writer(run, run.commits())(partial)
+        _duckdb_writer(run, run.ledger())(partial)
         _publish(partial, path, replace=ours)
 
 
@@ -142,8 +144,8 @@ def _check_types(columns: Schemas) -> None:
                 ) from None
 
 
-def _parquet_writer(run: Run, commits: Sequence[Commit]) -> Callable[[str], None]:
-    data = _dataset(run, "data", commits)
+def _parquet_writer(run: Run, ledger: Ledger) -> Callable[[str], None]:
+    data = _dataset(run, "data", ledger)
 
     def write(partial: str) -> None:
         with pq.ParquetWriter(partial, data.schema, compression="zstd") as writer:
@@ -159,21 +161,21 @@ def _parquet_writer(run: Run, commits: Sequence[Commit]) -> Callable[[str], None
     return write
 
 
-def _copy_writer(run: Run, commits: Sequence[Commit], options: str) -> Callable[[str], None]:
+def _copy_writer(run: Run, ledger: Ledger, options: str) -> Callable[[str], None]:
     def write(partial: str) -> None:
-        with _connection(run, commits) as connection:
+        with _connection(run, ledger) as connection:
             connection.execute(f"COPY completions TO {_quoted(partial)} ({options})")
 
     return write
 
 
-def _duckdb_writer(run: Run, commits: Sequence[Commit]) -> Callable[[str], None]:
+def _duckdb_writer(run: Run, ledger: Ledger) -> Callable[[str], None]:
     about = pa.table(
         {"name": [run.info["name"]], "fingerprint": [run.fingerprint], "created_at": [run.info["created_at"]]}
     )
 
     def write(partial: str) -> None:
-        with _connection(run, commits) as connection:
+        with _connection(run, ledger) as connection:
             connection.register("run", about)
             connection.execute(f"ATTACH {_quoted(partial)} AS target")
             for table in TABLES:
@@ -197,17 +199,17 @@ def _fingerprint_in(path: str) -> str | None:
 
 
 @contextmanager
-def _connection(run: Run, commits: Sequence[Commit] | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+def _connection(run: Run, ledger: Ledger | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """DuckDB in memory with the three views registered."""
-    commits = run.commits() if commits is None else commits
+    ledger = run.ledger() if ledger is None else ledger
     with (
         # Nobody else's to read: rows lie there when memory runs short.
         tempfile.TemporaryDirectory(prefix="dgbatch-sql-", ignore_cleanup_errors=True) as spill,
         duckdb.connect(":memory:", config={**CLOSED, "temp_directory": spill}) as connection,
     ):
-        connection.register("completions", _dataset(run, "data", commits, for_duckdb=True))
-        connection.register("quarantine", _dataset(run, "quarantine", commits, for_duckdb=True))
-        connection.register("shards", _shards(run, commits))
+        connection.register("completions", _dataset(run, "data", ledger, for_duckdb=True))
+        connection.register("quarantine", _dataset(run, "quarantine", ledger, for_duckdb=True))
+        connection.register("shards", _shards(run, ledger))
         yield connection
 
 
@@ -220,11 +222,11 @@ def _whole_numbers(answer: pa.Table) -> pa.Table:
     return answer
 
 
-def _dataset(run: Run, kind: str, commits: Sequence[Commit], for_duckdb: bool = False) -> ds.Dataset:
+def _dataset(run: Run, kind: str, ledger: Ledger, for_duckdb: bool = False) -> ds.Dataset:
     fmt = run.spec.output.format
     schema = stored_schema(getattr(run.schemas, kind), fmt)
     schema = _without_float16(schema) if for_duckdb else schema
-    records: list[FileRecord] = [file for commit in commits if (file := getattr(commit, kind)) is not None]
+    records: list[FileRecord] = getattr(ledger, kind)
     if not records:
         return ds.dataset(schema.empty_table())
     paths = [str(run.folder.at(file.name)) for file in records]
@@ -241,14 +243,18 @@ def _without_float16(schema: pa.Schema) -> pa.Schema:
     return pa.schema(wide, schema.metadata)
 
 
-def _shards(run: Run, commits: Sequence[Commit]) -> pa.Table:
-    done = {commit.shard: commit for commit in commits}
+def _shards(run: Run, ledger: Ledger) -> pa.Table:
+    """What is known of each shard: sums over its pieces and rounds, and who committed the last of them."""
     rows = []
     for shard in run.plan.shards:
-        commit = done.get(shard.index)
-        row = {name: getattr(shard, name) for name in PLANNED}
-        row["committed"] = commit is not None
-        rows.append({**row, **{name: getattr(commit, name, None) for name in COMMITTED}})
+        row: dict[str, Any] = {name: getattr(shard, name) for name in PLANNED}
+        row["committed"] = ledger.is_done(shard.index)
+        if commits := ledger.of_shard(shard.index):
+            last = max(commits, key=lambda commit: commit.committed_at)
+            row |= {name: getattr(last, name) for name in ("attempt", "worker", "committed_at")}
+            row |= {name: getattr(ledger.sum_of(shard.index), name) for name in SUMMED}
+            row["seconds"] = sum(commit.seconds for commit in commits)
+        rows.append(row)
     return pa.Table.from_pylist(rows, SHARDS)
 
 

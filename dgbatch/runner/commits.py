@@ -1,7 +1,8 @@
 """The commit records: the only truth about what is done. A shard is real when its record is, and never before.
 
-One small JSON file per shard, named by the shard's index alone and put only if absent. It does not know what is inside
-the files that it names, only their names, sizes and checksums.
+One small JSON file for a whole shard (000042.json), for a piece of one (000042-000128-000256.json) or for one round of
+`dgbatch retry` (000042.r1.json), named by what it is about and put only if absent. It does not know what is inside the
+files that it names, only their names, sizes and checksums. Where records overlap, ledger.py decides which count.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dgbatch.runner.folder import Folder
 COMMITS = "_dgbatch/commits"
 EXTENSIONS = {"parquet": ".parquet", "arrow": ".arrow"}
 
+_RECORD = re.compile(r"(?P<shard>\d{6,})(?:-(?P<first>\d{6,})-(?P<stop>\d{6,})|\.r(?P<round>[1-9]\d*))?\.json")
 _PART = re.compile(r"(?P<folder>data|quarantine)/part-(?P<shard>\d{6,})-(?P<attempt>[0-9a-f]{4,})\.(?:parquet|arrow)")
 
 
@@ -33,7 +35,9 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one shard came to. Rows and tokens are sums over the rows in its files; lost attempts are not in it."""
+    """What a shard, or a piece of one, came to. Rows and tokens are sums over the rows in its files; lost attempts are
+    not in it.
+    """
 
     shard: int
     attempt: str  # hex, at least 4 digits: part of the names of its files
@@ -49,6 +53,14 @@ class Commit:
     seconds: float  # worker time on this shard
     worker: str
     committed_at: str  # ISO 8601, UTC
+    span: tuple[int, int] | None = None  # [first, stop) among the shard's selected rows; None: all of them
+    round: int = 0  # of retry; its quarantine file takes the place of those of the records in `base`
+    base: tuple[str, ...] = ()  # their attempts; nothing in round 0
+
+    @property
+    def name(self) -> str:
+        """Of its record."""
+        return f"{COMMITS}/{record_name(self.shard, self.span, self.round)}"
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
@@ -57,6 +69,9 @@ class Commit:
     def to_json(self, run: str = "") -> bytes:
         """Readable JSON with its own checksum and its run's fingerprint in it. The same commit gives the same bytes."""
         body = {**asdict(self), "run": run}
+        for name, usual in WHOLE.items():
+            if body[name] == usual:
+                del body[name]
         return (json.dumps({**body, "sha256": _digest(body)}, indent=1, sort_keys=True) + "\n").encode()
 
     @classmethod
@@ -70,9 +85,13 @@ class Commit:
         if body.pop("run", None) != run:
             raise ValueError("it belongs to another run")
         names = {field.name for field in fields(cls)}
+        body = {**WHOLE, **body}
         if body.keys() != names:
             raise ValueError(f"its keys differ from a commit's: {', '.join(sorted(body.keys() ^ names))}")
-        commit = cls(**{**body, **{kind: body[kind] and FileRecord(**body[kind]) for kind in ("data", "quarantine")}})
+        files = {kind: body[kind] and FileRecord(**body[kind]) for kind in ("data", "quarantine")}
+        span = body["span"] and tuple(body["span"])
+        commit = cls(**{**body, **files, "span": span, "base": tuple(body["base"])})
+        _check_place(commit)
         for kind in ("data", "quarantine"):
             _check_file(commit, kind)
         if commit.to_json(run) != data:
@@ -80,8 +99,11 @@ class Commit:
         return commit
 
 
+WHOLE: dict[str, Any] = {"span": None, "round": 0, "base": ()}  # not written down: most records are such
+
+
 def part_name(folder: str, index: int, attempt: str, fmt: str) -> str:
-    """The name of a shard's file: no two attempts share one, so no file is ever written twice."""
+    """The name of an attempt's file: no two attempts share one, so no file is ever written twice."""
     return f"{folder}/part-{index:06d}-{attempt}{EXTENSIONS[fmt]}"
 
 
@@ -90,33 +112,55 @@ def is_part(name: str) -> bool:
     return _PART.fullmatch(name) is not None
 
 
-def record_name(index: int) -> str:
-    return f"{index:06d}.json"
+def record_name(index: int, span: tuple[int, int] | None = None, round: int = 0) -> str:
+    piece = "" if span is None else f"-{span[0]:06d}-{span[1]:06d}"
+    return f"{index:06d}{piece}{f'.r{round}' if round else ''}.json"
 
 
 def put_commit(folder: Folder, run: str, commit: Commit) -> bool:
-    """Publish one shard of the run with this fingerprint; False when another attempt was first: that one stays."""
-    name, data = f"{COMMITS}/{record_name(commit.shard)}", commit.to_json(run)
-    return folder.put_if_absent(name, data) or folder.get(name) == data  # a put whose answer was lost is still ours
+    """Publish one record of the run with this fingerprint; False when another attempt was first: that one stays."""
+    data = commit.to_json(run)
+    # A put whose answer was lost is still ours.
+    return folder.put_if_absent(commit.name, data) or folder.get(commit.name) == data
 
 
 def list_records(folder: Folder) -> list[str]:
-    """Names of all commit records, in the order of their shards."""
-    return sorted((name for name in folder.list(COMMITS) if name.endswith(".json")), key=lambda name: (len(name), name))
+    """Names of all commit records, shard by shard: whole, pieces, rounds."""
+    return sorted((name for name in folder.list(COMMITS) if name.endswith(".json")), key=_place)
 
 
 def read_commit(folder: Folder, run: str, name: str) -> Commit:
-    """One record, believed only when it is whole, is of this run and lies under the name that its shard decides."""
+    """One record, believed only when it is whole, is of this run and lies under the name that its rows decide."""
     try:
         commit = Commit.from_json(folder.get(name), run)
-        if name != f"{COMMITS}/{record_name(commit.shard)}":
-            raise ValueError(f"it is the record of shard {commit.shard}, moved or copied here")
+        if name != commit.name:
+            raise ValueError(f"it is the record {commit.name}, moved or copied here")
     except (ValueError, TypeError) as error:
+        match = _RECORD.fullmatch(name.rsplit("/", 1)[-1])
+        remove = f"all records of its shard ({match['shard']}*.json)" if match else "it"
         raise OutputError(
-            f"commit record {folder.at(name)} cannot be trusted: {error}. Restore it from a copy, or remove it (and "
-            f"_SUCCESS) and submit again: its shard is then done anew."
+            f"commit record {folder.at(name)} cannot be trusted: {error}. Restore it from a copy, or remove {remove} "
+            "and _SUCCESS, and submit again: its rows are then done anew."
         ) from None
     return commit
+
+
+def _place(name: str) -> tuple[int, int, int, int, str]:
+    """Where a record stands in a listing; what is no name of ours stands first, to be refused."""
+    match = _RECORD.fullmatch(name.rsplit("/", 1)[-1])
+    if match is None:
+        return -1, 0, 0, 0, name
+    shard, first, stop, number = (int(match[part] or -1) for part in ("shard", "first", "stop", "round"))
+    return shard, number, first, stop, name
+
+
+def _check_place(commit: Commit) -> None:
+    span = (0, 1) if commit.span is None else commit.span
+    numbers = (commit.shard, commit.round, *span)
+    if len(span) != 2 or not all(type(number) is int and number >= 0 for number in numbers) or span[0] >= span[1]:
+        raise ValueError(f"shard {commit.shard!r}, rows {commit.span!r}, round {commit.round!r} is no piece of a run")
+    if (commit.round > 0) != bool(commit.base) or (commit.round and commit.span is not None):
+        raise ValueError("only a round of retry is based on other attempts, and it is about whole shards")
 
 
 def _check_file(commit: Commit, kind: str) -> None:

@@ -42,7 +42,7 @@ def replay(
     seed: decides which rows; None takes others each time. on_progress: called with (rows replayed, rows to replay).
     Raises OutputError where the model or the device is not the one that the run was made with.
     """
-    files = [(commit.shard, commit.data) for commit in believable(run, Verification()).values() if commit.data]
+    files = [(commit.shard, commit.data) for commit in believable(run, Verification()).counted if commit.data]
     count = min(count, sum(file.rows for _, file in files))
     if count == 0:
         return

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import cached_property
@@ -27,7 +27,9 @@ from dgbatch.runner import attempts
 from dgbatch.runner.commits import COMMITS, Commit, is_part, list_records, put_commit, read_commit
 from dgbatch.runner.dispatch import Tries
 from dgbatch.runner.folder import Folder, is_partial
+from dgbatch.runner.ledger import Ledger
 from dgbatch.runner.plan import Plan, Shard
+from dgbatch.runner.rivals import refuse_other_tokens
 from dgbatch.runner.schema import Schemas, schemas
 from dgbatch.runner.spec import JobSpec
 
@@ -160,14 +162,40 @@ class Run:
         """Whether the run was finalised: everything is committed and verify held."""
         return self.folder.exists(SUCCESS)
 
-    def commits(self) -> list[Commit]:
-        """What is done, shard by shard. OutputError for a record that cannot be trusted."""
-        return [read_commit(self.folder, self.fingerprint, name) for name in list_records(self.folder)]
+    def ledger(self) -> Ledger:
+        """What is done, and what is left. OutputError for a record that cannot be trusted."""
+        records = (read_commit(self.folder, self.fingerprint, name) for name in list_records(self.folder))
+        return Ledger.of(self.plan.shards, records)
 
-    def commit(self, commit: Commit) -> bool:
-        """Publish one shard. True also for the very same record again; False when another attempt was first."""
+    def commits(self) -> list[Commit]:
+        """The records that count, in the order of the plan."""
+        return self.ledger().counted
+
+    def commit(self, commit: Commit, ledger: Ledger | None = None) -> bool:
+        """Publish what one attempt came to. True also for the very same record again; False when other attempts at its
+        rows were first.
+
+        ledger: what the caller knows of; it learns what is there afterwards. Raises RunFailed when the attempt that
+        lost wrote other tokens than the one that stands.
+        """
+        known = [] if ledger is None else ledger.of_shard(commit.shard)
+        if commit in known:
+            return True
+        if ledger is not None and not ledger.accepts(commit):
+            self._lose(commit, ledger.rivals(commit))
+            return False
         with _losing_nothing(self.path, f"the commit record of shard {commit.shard}"):
-            return put_commit(self.folder, self.fingerprint, commit)
+            won = put_commit(self.folder, self.fingerprint, commit)
+        standing = commit if won else read_commit(self.folder, self.fingerprint, commit.name)
+        if ledger is not None:
+            ledger.add(standing)
+        if not won:
+            self._lose(commit, [standing])
+        return won
+
+    def _lose(self, lost: Commit, rivals: Iterable[Commit]) -> None:
+        for standing in rivals:
+            refuse_other_tokens(self.folder, self.spec.output.format, lost, standing)
 
     def note_attempts(self, tries: Mapping[int, Tries]) -> None:
         """Keep what went wrong with shards for the next submit."""
@@ -203,15 +231,15 @@ class Run:
         return found
 
     def finalise(self) -> None:
-        """Remove what no commit names and write _SUCCESS: now data/ is the dataset. The caller has verified."""
-        commits = self.commits()
-        if missing := {shard.index for shard in self.plan.shards} - {commit.shard for commit in commits}:
-            raise RunFailed(
-                f"{self.path}: {len(missing)} shards are not committed, first {min(missing)}. Submit again."
-            )
-        named = {file.name for commit in commits for file in commit.files}
-        ok, quarantined = sum(commit.ok for commit in commits), sum(commit.quarantined for commit in commits)
+        """Remove what does not count and write _SUCCESS: now data/ is the dataset. The caller has verified."""
+        ledger = self.ledger()
+        if not ledger.complete:
+            left = list(dict.fromkeys(shard.index for shard, _ in ledger.outstanding()))
+            raise RunFailed(f"{self.path}: {len(left)} shards are not committed, first {left[0]}. Submit again.")
+        named = {file.name for file in (*ledger.data, *ledger.quarantine)}
         with _losing_nothing(self.path, SUCCESS):
+            for commit in ledger.lost:
+                self.folder.delete(commit.name)
             for where in ("data", "quarantine"):
                 for name in self.folder.list(where):
                     if is_part(name) and name not in named:
@@ -219,7 +247,7 @@ class Run:
             for where in ("data", "quarantine", OURS, COMMITS):
                 for name in self.folder.partials(where):
                     self.folder.delete(name)
-            done = {"fingerprint": self.fingerprint, "ok": ok, "quarantined": quarantined}
+            done = {"fingerprint": self.fingerprint, "ok": ledger.tally.ok, "quarantined": ledger.tally.quarantined}
             self.folder.put(SUCCESS, (json.dumps(done) + "\n").encode())
 
 

@@ -69,7 +69,7 @@ def write_shard(
     return data, quarantine
 
 
-def counts(rows: Sequence[OutputRow], quarantined: Sequence[QuarantinedRow]) -> dict[str, int]:
+def counts(rows: Sequence[OutputRow], quarantined: Sequence[QuarantinedRow]) -> dict[str, Any]:
     """The counting fields of a Commit, as verify will find them in the files."""
     done = [row.completion for row in rows]
     return {

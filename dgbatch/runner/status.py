@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dgbatch.runner.ledger import Tally
 from dgbatch.runner.lock import owner
 from dgbatch.runner.progress import State
 from dgbatch.runner.run_folder import Run
@@ -25,45 +26,6 @@ STATES: dict[str, State] = {
     "failed": "failed",
     "cancelled": "cancelled",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """Sums over committed shards."""
-
-    shards: int = 0
-    ok: int = 0
-    quarantined: int = 0
-    accepted: int = 0
-    prompt_tokens: int = 0
-    tokens: int = 0
-    canvases: int = 0
-    denoise_steps: int = 0
-
-    @property
-    def rows(self) -> int:
-        return self.ok + self.quarantined
-
-    @property
-    def steps_per_canvas(self) -> float | None:
-        return self.denoise_steps / self.canvases if self.canvases else None
-
-    @classmethod
-    def of(cls, commits: Iterable[Commit]) -> Tally:
-        shards = ok = quarantined = accepted = prompt_tokens = tokens = canvases = denoise_steps = 0
-        for commit in commits:
-            shards += 1
-            ok += commit.ok
-            quarantined += commit.quarantined
-            accepted += commit.accepted
-            prompt_tokens += commit.prompt_tokens
-            tokens += commit.tokens
-            canvases += commit.canvases
-            denoise_steps += commit.denoise_steps
-        return cls(shards, ok, quarantined, accepted, prompt_tokens, tokens, canvases, denoise_steps)
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(*(getattr(self, name) + getattr(other, name) for name in Tally.__dataclass_fields__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +63,8 @@ class Status:
 
 def status_of(run: Run, now: datetime | None = None) -> Status:
     """The run's state, counts and speed. A run that says it is at work while nobody holds its lock has failed."""
-    commits = run.commits()
-    tally = Tally.of(commits)
+    ledger = run.ledger()
+    commits, tally = ledger.counted, ledger.tally
     state, reason, workers, since = _told(run.events())
     if run.succeeded:
         state = "completed"

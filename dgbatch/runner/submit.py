@@ -74,7 +74,7 @@ def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s
         check_duckdb(spec.output.duckdb, fingerprint(spec, plan), columns)
     with lock(path):
         run, is_new = open_or_create(path, spec, plan, model)
-        rows_before = sum(commit.ok + commit.quarantined for commit in run.commits())
+        rows_before = run.ledger().tally.rows
         with told(run, is_new):
             run_job(spec, plan, run, tell, engine, drain_s)
             run.event("finalizing")

@@ -22,6 +22,7 @@ from dgbatch.errors import InputError, OutputError, RowError
 from dgbatch.runner import formats, source
 from dgbatch.runner.commits import Commit, FileRecord, list_records, read_commit
 from dgbatch.runner.generation import RowSettings
+from dgbatch.runner.ledger import Ledger
 from dgbatch.runner.location import root
 from dgbatch.runner.prompts import noise_key
 from dgbatch.runner.run_folder import Run
@@ -101,11 +102,12 @@ def verify(run: Run, on_progress: Callable[[int, int], None] | None = None) -> V
     """
     _check_input(run)
     found = Verification(input=run.plan.expected)
-    commits = believable(run, found)
+    ledger = believable(run, found)
     for done, shard in enumerate(run.plan.shards, 1):
         keys: Counter[Key] = Counter()
-        if (commit := commits.get(shard.index)) is not None:
-            keys = _check_shard(run, shard, commit, found)
+        last = ledger.last_round(shard.index)
+        for commit in ledger.of_shard(shard.index):
+            keys += _check_files(run, shard, commit, commit in last, found)
         names = source.ids(shard, run.spec.input)
         expected = {(name, sample) for name in names for sample in range(run.plan.samples)}
         found.count("missing", (label(key) for key in sorted(expected - keys.keys())))
@@ -114,7 +116,7 @@ def verify(run: Run, on_progress: Callable[[int, int], None] | None = None) -> V
         if on_progress is not None:
             on_progress(done, len(run.plan.shards))
     if run.succeeded:
-        found.count("checksum_errors", _strays(run, commits.values()))
+        found.count("checksum_errors", _strays(run, ledger))
     return found
 
 
@@ -131,28 +133,30 @@ def _check_input(run: Run) -> None:
             )
 
 
-def believable(run: Run, found: Verification) -> dict[int, Commit]:
-    """Records that are whole, of this run and of a shard that it has."""
-    indices = {shard.index for shard in run.plan.shards}
-    commits = {}
+def believable(run: Run, found: Verification) -> Ledger:
+    """What the records come to that are whole, of this run and of rows that it has."""
+    ledger, commits = Ledger(run.plan.shards), list[Commit]()
     for name in list_records(run.folder):
         try:
             commit = read_commit(run.folder, run.fingerprint, name)
         except OutputError as error:
             found.count("checksum_errors", [str(error)])
             continue
-        if commit.shard in indices:
-            commits[commit.shard] = commit
+        if ledger.fits(commit):
+            commits.append(commit)
         else:
-            found.count("checksum_errors", [f"{name}: the plan has no shard {commit.shard}"])
-    return commits
+            found.count("checksum_errors", [f"{name}: the plan has no such rows"])
+    return Ledger.of(run.plan.shards, commits)
 
 
-def _check_shard(run: Run, shard: Shard, commit: Commit, found: Verification) -> Counter[Key]:
-    """The keys in a shard's files, counted; what is wrong with the files goes to `found`."""
+def _check_files(run: Run, shard: Shard, commit: Commit, is_last: bool, found: Verification) -> Counter[Key]:
+    """The keys in a commit's files, counted; what is wrong with the files goes to `found`.
+
+    is_last: no later round took the place of its quarantine file.
+    """
     faults: list[str] = []
     data = read_file(run, commit.data, "data", faults)
-    quarantine = read_file(run, commit.quarantine, "quarantine", faults)
+    quarantine = read_file(run, commit.quarantine, "quarantine", faults) if is_last else None
     found.ok += 0 if data is None else data.num_rows
     found.quarantined += 0 if quarantine is None else quarantine.num_rows
     keys: Counter[Key] = Counter()
@@ -160,7 +164,8 @@ def _check_shard(run: Run, shard: Shard, commit: Commit, found: Verification) ->
         if table is not None:
             keys.update(zip(table.column("id").to_pylist(), table.column("sample").to_pylist(), strict=True))
     if not faults:  # a file that is not its own cannot be compared with its record
-        faults += _against_record(commit, data, quarantine)
+        faults += _against_record(commit, data, "data")
+        faults += _against_record(commit, quarantine, "quarantine") if is_last else []
         faults += [] if data is None else _inside(data, commit, run.spec.generation.seed, _row_seeds(run, shard))
     found.count("checksum_errors", faults)
     return keys
@@ -210,24 +215,24 @@ def _parse(raw: bytes, fmt: str, columns: Sequence[str] | None) -> pa.Table:
     return table if columns is None else table.select([name for name in columns if name in table.column_names])
 
 
-def _against_record(commit: Commit, data: pa.Table | None, quarantine: pa.Table | None) -> list[str]:
-    """Where the counts in a record differ from the rows in its files."""
-    rows = {
-        kind: 0 if table is None else table.num_rows for kind, table in (("data", data), ("quarantine", quarantine))
-    }
-    actual: dict[str, Any] = {"ok": rows["data"], "quarantined": rows["quarantine"], "accepted": 0}
-    for name in ("prompt_tokens", "tokens", "canvases", "denoise_steps"):
-        actual[name] = 0 if data is None else pc.sum(data.column(name)).as_py() or 0
-    if data is not None and "accepted" in data.column_names:
-        actual["accepted"] = pc.sum(data.column("accepted")).as_py() or 0
+def _against_record(commit: Commit, table: pa.Table | None, kind: str) -> list[str]:
+    """Where the counts in a record differ from the rows in its data or quarantine file."""
+    rows = 0 if table is None else table.num_rows
+    actual: dict[str, Any] = {"quarantined": rows}
+    if kind == "data":
+        actual = {"ok": rows, "accepted": 0}
+        for name in ("prompt_tokens", "tokens", "canvases", "denoise_steps"):
+            actual[name] = 0 if table is None else pc.sum(table.column(name)).as_py() or 0
+        if table is not None and "accepted" in table.column_names:
+            actual["accepted"] = pc.sum(table.column("accepted")).as_py() or 0
     faults = [
-        f"shard {commit.shard}: its record says {name} {getattr(commit, name)}, its files {value}"
+        f"{commit.name}: the record says {name} {getattr(commit, name)}, its files {value}"
         for name, value in actual.items()
         if getattr(commit, name) != value
     ]
-    for file, kind in ((commit.data, "data"), (commit.quarantine, "quarantine")):
-        if file is not None and file.rows != rows[kind]:
-            faults.append(f"{file.name}: its record says {file.rows} rows, it has {rows[kind]}")
+    file: FileRecord | None = getattr(commit, kind)
+    if file is not None and file.rows != rows:
+        faults.append(f"{file.name}: its record says {file.rows} rows, it has {rows}")
     return faults
 
 
@@ -259,9 +264,9 @@ def _inside(data: pa.Table, commit: Commit, seed: int, row_seeds: Mapping[str, i
     return faults
 
 
-def _strays(run: Run, commits: Iterable[Commit]) -> list[str]:
+def _strays(run: Run, ledger: Ledger) -> list[str]:
     """Files in data/ and quarantine/ of a finished run that no record names: a plain glob would read them."""
-    named = {file.name for commit in commits for file in commit.files}
+    named = {file.name for file in (*ledger.data, *ledger.quarantine)}
     present = [name for folder in ("data", "quarantine") for name in run.folder.list(folder)]
     return [f"{name}: no commit record names it. Remove it." for name in present if name not in named]
 

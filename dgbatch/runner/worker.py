@@ -3,7 +3,7 @@
 A worker has two threads. The engine's thread loads the checkpoint and then pulls prompts from the shards it was given,
 in order, across shard borders, so that the device never waits for the slowest row of a shard. The other one answers the
 driver: `exchange` takes new shards in, writes the shards that are finished, and tells what happened. It knows no Ray:
-driver.py wraps it.
+actors.py wraps it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dgbatch.errors import RowError
-from dgbatch.records import Completion, CurvePoint, EngineConfig, EngineStats, Prompt, Rejection
+from dgbatch.records import Completion, EngineConfig, EngineStats, Prompt, Rejection
 from dgbatch.runner import source
 from dgbatch.runner.accept import Rules
 from dgbatch.runner.commits import Commit
 from dgbatch.runner.folder import Folder
 from dgbatch.runner.model import ENGINE, missing
+from dgbatch.runner.open_shard import OpenShard
 from dgbatch.runner.prompts import Renderer
+from dgbatch.runner.report import Failure, Report
 from dgbatch.runner.schema import schemas
 from dgbatch.runner.sink import OutputRow, QuarantinedRow, counts, write_shard
 
@@ -39,66 +41,8 @@ if TYPE_CHECKING:
 NEWS_S = 0.5  # how long an exchange waits for something to say
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What went wrong: the class of the exception by name, because not every process can load it, and its text."""
-
-    kind: str
-    message: str
-    shard: int | None = None  # None: it was the whole worker
-
-    @staticmethod
-    def of(error: BaseException, shard: int | None = None) -> Failure:
-        return Failure(type(error).__name__, str(error) or repr(error), shard)
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.message}"
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a worker tells the driver. Counters run since the worker's start and include work that is not committed."""
-
-    loaded: bool = False
-    receipts: tuple[Commit, ...] = ()
-    failures: tuple[Failure, ...] = ()
-    probed: tuple[int, ...] = ()  # shards whose probe came through
-    fatal: Failure | None = None  # the engine is gone, and the worker of no more use
-    wants_rows: int = 0  # rows that would keep the engine busy beyond its shards
-    open_rows: int = 0  # rows done in shards that are not
-    stats: EngineStats = field(default_factory=EngineStats)
-    heartbeat: int = 0  # any number that moves while the worker does
-    device: str = ""
-    canvases: int = 0  # in flight
-    curve: tuple[CurvePoint, ...] = ()  # where the engine chose how many: what it measured
-    model_checksum: str = ""
-    where: str = ""  # host and process id
-
-
-@dataclass(slots=True, eq=False)
-class OpenShard:
-    """A shard in work: which rows are in the engine, and which came back."""
-
-    task: Task
-    left: int  # samples not handed to the engine yet
-    started_at: float = field(default_factory=time.monotonic)
-    read: bool = False  # all its rows are with the engine, or back
-    failure: Failure | None = None
-    waiting: dict[tuple[str, int], tuple[int, dict[str, Any]]] = field(default_factory=dict)
-    rows: list[tuple[int, OutputRow]] = field(default_factory=list)
-    quarantined: list[tuple[int, QuarantinedRow]] = field(default_factory=list)
-
-    @property
-    def index(self) -> int:
-        return self.task.shard.index
-
-    @property
-    def finished(self) -> bool:
-        return (self.read or self.failure is not None) and not self.waiting
-
-
 class Worker:
-    """One engine and the shards it works on. A plain class: driver.py gives it a process of its own."""
+    """One engine and the shards it works on. A plain class: actors.py gives it a process of its own."""
 
     def __init__(
         self, name: str, spec: JobSpec, schema: pa.Schema, run_path: str, config: EngineConfig, engine: str = ENGINE

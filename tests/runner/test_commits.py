@@ -47,6 +47,9 @@ NAME = f"{COMMITS}/000042.json"
 
 def test_names_are_decided_by_shard_and_attempt() -> None:
     assert record_name(42) == "000042.json"
+    assert record_name(42, (128, 256)) == "000042-000128-000256.json"
+    assert record_name(42, round=1) == "000042.r1.json"
+    assert record_name(1_234_567, (0, 1_000_000)) == "1234567-000000-1000000.json"
     assert part_name("data", 42, "3f9c", "parquet") == "data/part-000042-3f9c.parquet"
     assert part_name("quarantine", 1_234_567, "3f9c", "arrow") == "quarantine/part-1234567-3f9c.arrow"
     assert is_part("data/part-000042-3f9c.parquet")
@@ -61,11 +64,44 @@ def test_a_record_is_small_readable_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "commit", [COMMIT, replace(COMMIT, data=None, ok=0), replace(COMMIT, quarantine=None, quarantined=0)]
+    "commit",
+    [
+        COMMIT,
+        replace(COMMIT, data=None, ok=0),
+        replace(COMMIT, quarantine=None, quarantined=0),
+        replace(COMMIT, span=(128, 256)),
+        replace(COMMIT, round=2, base=("3f9c", "beef")),
+    ],
 )
 def test_a_record_survives_json(commit: Commit) -> None:
     assert Commit.from_json(commit.to_json(RUN), RUN) == commit
     assert Commit.from_json(commit.to_json()) == commit
+
+
+def test_a_whole_shard_is_written_as_it_was_before_there_were_pieces() -> None:
+    written = json.loads(COMMIT.to_json(RUN))
+    assert not written.keys() & {"span", "round", "base"}
+    assert json.loads(replace(COMMIT, span=(0, 3)).to_json(RUN))["span"] == [0, 3]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"span": (3, 3)},
+        {"span": (4, 3)},
+        {"span": (-1, 3)},
+        {"span": (0, True)},
+        {"span": (0, 1, 2)},
+        {"shard": "42"},
+        {"round": -1},
+        {"round": 1},
+        {"base": ("3f9c",)},
+        {"round": 1, "base": ("3f9c",), "span": (0, 1)},
+    ],
+)
+def test_a_record_of_no_rows_is_refused(changes: dict) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"is no piece of a run|only a round of retry"):
+        Commit.from_json(replace(COMMIT, **changes).to_json())
 
 
 def test_files_are_those_that_exist() -> None:
@@ -108,6 +144,23 @@ def test_a_kill_at_any_point_leaves_a_whole_record_or_none(tmp_path: Path) -> No
     assert kills > 5
 
 
+def test_records_of_one_shard_are_listed_whole_then_pieces_then_rounds(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    names = ["000042.json", "000042-000000-000128.json", "000042-000128-1000000.json", "000042-999999-1000000.json",
+             "000042.r1.json", "000042.r10.json", "000043.json"]  # fmt: skip
+    for name in reversed(names):
+        folder.put(f"{COMMITS}/{name}", b"{}")
+    assert list_records(folder) == [f"{COMMITS}/{name}" for name in names]
+
+
+def test_a_piece_under_the_name_of_the_whole_is_refused(tmp_path: Path) -> None:
+    Folder(tmp_path).put(NAME, replace(COMMIT, span=(0, 3)).to_json(RUN))
+    with pytest.raises(
+        OutputError, match=r"000042-000000-000003\.json, moved.*all records of its shard \(000042\*\.json"
+    ):
+        read_commit(Folder(tmp_path), RUN, NAME)
+
+
 def test_records_are_listed_in_the_order_of_their_shards(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     for index in (1_000_000, 5, 999_999):
@@ -136,7 +189,7 @@ def test_a_record_of_another_run_is_refused(tmp_path: Path) -> None:
 def test_a_record_under_another_name_is_refused(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.put(f"{COMMITS}/000007.json", COMMIT.to_json(RUN))
-    with pytest.raises(OutputError, match="it is the record of shard 42, moved or copied here"):
+    with pytest.raises(OutputError, match=r"it is the record _dgbatch/commits/000042\.json, moved or copied here"):
         read_commit(folder, RUN, f"{COMMITS}/000007.json")
 
 

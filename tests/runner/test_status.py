@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from dgbatch.runner.commits import Commit, FileRecord
+from dgbatch.runner.ledger import Tally
 from dgbatch.runner.lock import lock
 from dgbatch.runner.plan import make_plan
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.spec import fingerprint, load_job
-from dgbatch.runner.status import Tally, find_runs, status_of
+from dgbatch.runner.status import find_runs, status_of
 from tests.fake_engine import fake_job
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(hours=1)  # after any event of these tests
@@ -32,14 +33,6 @@ def run(tmp_path: Path) -> Run:
     spec = load_job(fake_job(tmp_path, ["x"] * 32))
     plan = make_plan(spec)
     return Run.create(str(tmp_path / "out"), spec.public(), plan, fingerprint(spec, plan), {}, {})
-
-
-def test_tally_adds_up_commits_and_tallies():
-    both = Tally.of([commit(0), commit(1)])
-    assert both == Tally.of([commit(0)]) + Tally.of([commit(1)])
-    assert both == Tally(2, 14, 2, 10, 140, 200, 16, 80)
-    assert (both.rows, both.steps_per_canvas) == (16, 5.0)
-    assert Tally().steps_per_canvas is None
 
 
 def test_run_at_work_shows_counts_speed_workers_and_the_time_left(run):

@@ -1,0 +1,103 @@
+"""The worker processes of a job: started, asked, waited for and killed through Ray.
+
+A worker is one actor process. Ray does not restart it: when it dies the driver starts a fresh actor, so that an answer
+can never come from a process that has forgotten its shards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dgbatch.records import EngineConfig
+from dgbatch.runner.ray_session import ray_reason
+from dgbatch.runner.report import Report
+from dgbatch.runner.worker import Worker
+
+if TYPE_CHECKING:
+    from dgbatch.runner.crew import Crew
+    from dgbatch.runner.dispatch import Task
+    from dgbatch.runner.plan import Plan
+    from dgbatch.runner.spec import JobSpec
+
+WAIT_S = 0.5  # longest wait for an answer before the driver looks around
+ANSWER_S = 60.0  # to fetch an answer that is there
+
+
+@dataclass(slots=True, eq=False)
+class Actor:
+    """One worker process as the driver sees it."""
+
+    name: str
+    handle: Any
+    moved_at: float  # when it last showed a sign of work, or had none to do
+    report: Report = field(default_factory=Report)
+
+
+class Actors:
+    """The processes of one crew. A worker has one exchange in flight at most."""
+
+    def __init__(self, spec: JobSpec, plan: Plan, run_path: str, engine: str, size: Crew):
+        self.spec, self.plan, self.run_path, self.engine, self.size = spec, plan, run_path, engine, size
+        self._at_work: dict[str, Actor] = {}
+        self._asked: dict[Any, Actor] = {}  # by the answer that will come, the oldest first
+
+    def __iter__(self) -> Iterator[Actor]:
+        return iter(self._at_work.values())
+
+    def __len__(self) -> int:
+        return len(self._at_work)
+
+    @property
+    def free_name(self) -> str | None:
+        """Of a worker that may be started; None when the crew is complete."""
+        if len(self) >= self.size.count:
+            return None
+        return next(name for name in (f"w{i}" for i in range(self.size.count)) if name not in self._at_work)
+
+    def start(self, name: str) -> Actor:
+        import ray
+
+        config = EngineConfig(
+            canvases=None if self.spec.workers.canvases == "auto" else self.spec.workers.canvases,
+            device="cuda" if self.size.gpus else "cpu",
+            dtype=self.spec.model.dtype,
+            threads=self.size.engine_threads,
+        )
+        needs = {"num_gpus": self.size.gpus, "num_cpus": self.size.cpus}
+        remote = ray.remote(Worker).options(**needs, max_restarts=0, max_task_retries=0)
+        handle = remote.remote(name, self.spec, self.plan.schema, self.run_path, config, self.engine)
+        actor = self._at_work[name] = Actor(name, handle, moved_at=time.monotonic())
+        return actor
+
+    def ask(self, actor: Actor, tasks: Sequence[Task], closing: bool) -> None:
+        self._asked[actor.handle.exchange.remote(tasks, closing=closing)] = actor
+
+    def answers(self) -> Iterator[tuple[Actor, Report | str]]:
+        """The answers that are there, if one comes in time; text is why a worker cannot answer any more."""
+        import ray
+
+        ready, _ = ray.wait(list(self._asked), num_returns=1, timeout=WAIT_S)
+        for answer in ready:
+            actor = self._asked.pop(answer)
+            try:
+                report = ray.get(answer, timeout=ANSWER_S)
+            except ray.exceptions.RayActorError as error:
+                yield actor, f"the process of worker {actor.name} died: {ray_reason(error)}"
+            except ray.exceptions.RayError as error:  # an exchange that raised, or could not be sent
+                yield actor, f"worker {actor.name} failed: {ray_reason(error)}"
+            else:
+                yield actor, report
+
+    def kill(self, actor: Actor) -> None:
+        import ray
+
+        del self._at_work[actor.name]
+        self._asked = {answer: other for answer, other in self._asked.items() if other is not actor}
+        ray.kill(actor.handle)
+
+    def dismiss(self) -> None:
+        for actor in list(self):
+            self.kill(actor)
