@@ -56,7 +56,7 @@ class _Template:
         try:
             tree = environment.parse(text)
             self._template = environment.from_string(text)
-            self._template.globals = dict(self._template.globals)  # Jinja's own chain of them is slow to copy, row by row
+            self._template.globals = dict(self._template.globals)  # Jinja's chain of them is slow to copy, row by row
         except jinja2.TemplateSyntaxError as error:
             raise JobError(f"{key}: line {error.lineno} of the template: {error.message}") from error
         except (SyntaxError, RecursionError, MemoryError, ValueError, OverflowError) as error:
