@@ -90,7 +90,7 @@ class RowSettings:
         if spec.overrides is not None and spec.overrides not in columns:
             raise InputError(no_column(KEY, spec.overrides, columns))
         self.column = spec.overrides
-        self._job = spec
+        self._job, self._record = spec, spec.to_record()
         self._values = {name: getattr(spec, name) for name in GenerationSpec.model_fields}
 
     def of(self, row: Mapping[str, Any]) -> GenerationSpec:
@@ -103,6 +103,10 @@ class RowSettings:
         except ValidationError as error:
             wrong = sentences(error.errors(include_url=False), GenerationSpec)
             raise _bad(f"column {self.column!r}: {' '.join(wrong)}") from error
+
+    def record(self, settings: GenerationSpec) -> Generation:
+        """What the engine gets for what `of` found: one object for all rows that say nothing themselves."""
+        return self._record if settings is self._job else settings.to_record()
 
     def said(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """What this row says itself, by name; nothing of it is known to be in bounds. Raises RowError."""

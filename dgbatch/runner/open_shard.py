@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class OpenShard:
-    """A shard in work. Positions count its rows times samples, in the order of the input."""
+    """A shard in work. Positions count its rows times samples, in the order of the input.
+
+    The engine's thread alone changes it.
+    """
 
     task: Task
     left: int  # samples not handed to the engine yet

@@ -56,6 +56,7 @@ class _Template:
         try:
             tree = environment.parse(text)
             self._template = environment.from_string(text)
+            self._template.globals = dict(self._template.globals)  # Jinja's chain of them is slow to copy, row by row
         except jinja2.TemplateSyntaxError as error:
             raise JobError(f"{key}: line {error.lineno} of the template: {error.message}") from error
         except (SyntaxError, RecursionError, MemoryError, ValueError, OverflowError) as error:
@@ -144,7 +145,7 @@ class Renderer:
             messages=tuple(messages),
             noise_key=noise_key(settings.seed, row_id, sample),
             thinking=self._prompt.thinking,
-            generation=settings.to_record(),
+            generation=self.settings.record(settings),
         )
 
     def _turns(self, row: Mapping[str, Any]) -> list[Message]:

@@ -48,8 +48,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def __init__(self, finalize: Callable[[Any], Any], **options: Any):
         def printed(value: Any) -> Any:
-            if type(value) is not str:  # text is paid for by its length, where it is joined
-                self.pay(value)
+            if type(value) is str:  # paid for by its length, where it is joined
+                return value
+            self.pay(value)
             return finalize(value)
 
         super().__init__(undefined=jinja2.StrictUndefined, finalize=printed, **options)

@@ -56,14 +56,14 @@ class Worker:
         self._rules = Rules(spec.accept)
         wanted = (*self._renderer.columns, *self._rules.columns, *self._schemas.input_columns)
         self._columns = list(dict.fromkeys(wanted))
-        self._changed = threading.Condition()  # guards all that follows
+        self._changed = threading.Condition()  # guards what both threads change: these, up to _closing
         self._queue: deque[OpenShard] = deque()  # shards the engine has not been given whole
         self._open: list[OpenShard] = []
         self._finished: list[OpenShard] = []
-        self._owner: dict[tuple[str, int], OpenShard] = {}  # who waits for a row that is in the engine
-        self._closing = False
-        self._loaded = False
         self._said_hungry = False
+        self._closing = False
+        self._owner: dict[tuple[str, int], OpenShard] = {}  # who waits for a row that is in the engine
+        self._loaded = False
         self._fatal: Failure | None = None
         self._heartbeat = 0
         self._engine: Any = None
@@ -160,13 +160,16 @@ class Worker:
                 yield from self._prompts_of(opened)
             except Exception as error:  # noqa: BLE001  # a file that is gone, a disk that is full: the shard fails, the worker goes on
                 opened.failure = Failure.of(error, opened.index)
+            opened.read = True
             with self._changed:
-                opened.read = True
                 self._queue.popleft()
+            if opened.finished:
                 self._retire(opened)
 
     def _prompts_of(self, opened: OpenShard) -> Iterator[Prompt]:
         task, samples = opened.task, self._samples
+        look_every = max(1, self._engine.in_flight // 8)  # a lock a row would cost as much as reading the row
+        prompt: Prompt | None
         for number, (row_id, row) in enumerate(source.rows(task.shard, self.spec.input, self._columns)):
             if task.probe is not None and number not in task.probe:
                 continue
@@ -177,30 +180,34 @@ class Worker:
                         raise RowError("worker_killed", f"run alone, it cost its worker: {task.poison[number]}")
                     prompt = self._renderer.render(row_id, row, sample)
                 except RowError as error:
-                    with self._changed:
-                        opened.left -= 1
-                        self._heartbeat += 1
-                        self._quarantine(opened, position, row_id, sample, error.code, error.message, row)
+                    self._heartbeat += 1
+                    self._quarantine(opened, position, row_id, sample, error.code, error.message, row)
+                    prompt = None
                 else:
-                    with self._changed:
-                        opened.left -= 1
-                        opened.waiting[row_id, sample] = (position, row)
-                        self._owner[row_id, sample] = opened
-                        if self._has_news():
-                            self._changed.notify_all()
+                    opened.waiting[row_id, sample] = (position, row)
+                    self._owner[row_id, sample] = opened
+                opened.left -= 1
+                if opened.left % look_every == 0:
+                    self._tell_hunger()
+                if prompt is not None:
                     yield prompt
+
+    def _tell_hunger(self) -> None:
+        with self._changed:
+            if self._has_news():
+                self._changed.notify_all()
 
     def _take_back(self, result: Completion | Rejection) -> None:
         key = (result.id, result.sample)
-        with self._changed:
-            opened = self._owner.pop(key)
-            position, row = opened.waiting.pop(key)
-            self._heartbeat += 1
-            if isinstance(result, Rejection):
-                self._quarantine(opened, position, *key, result.error_code, result.error_message, row)
-            else:
-                rules = self._rules.judge(result.text, row) if self.spec.accept else None
-                opened.rows.append((position, OutputRow(result, opened.task.attempt, rules, row)))
+        opened = self._owner.pop(key)
+        position, row = opened.waiting.pop(key)
+        self._heartbeat += 1
+        if isinstance(result, Rejection):
+            self._quarantine(opened, position, *key, result.error_code, result.error_message, row)
+        else:
+            rules = self._rules.judge(result.text, row) if self.spec.accept else None
+            opened.rows.append((position, OutputRow(result, opened.task.attempt, rules, row)))
+        if opened.finished:
             self._retire(opened)
 
     def _quarantine(
@@ -210,7 +217,7 @@ class Worker:
         opened.quarantined.append((position, lost))
 
     def _retire(self, opened: OpenShard) -> None:
-        if opened.finished and opened in self._open:
+        with self._changed:
             self._open.remove(opened)
             self._finished.append(opened)
             self._changed.notify_all()

@@ -205,6 +205,16 @@ def test_loaded_worker_wants_rows_until_it_has_enough_for_its_canvases_twice(tmp
     assert worker.exchange([Task(plan.shards[1], 1)]).wants_rows == 0
 
 
+def test_hunger_is_told_as_it_comes_and_not_when_the_wait_for_news_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "NEWS_S", 60.0)
+    worker, plan, _ = started(fake_job(tmp_path, ["!steps=100 x"] * 48, {"step_s": 0.01}, workers={"canvases": 20}))
+    wait_for(worker, loaded)
+    begun = time.monotonic()
+    report = worker.exchange([Task(shard) for shard in plan.shards])
+    assert 0 < report.wants_rows <= 20 and not report.receipts
+    assert time.monotonic() - begun < 30
+
+
 def test_shards_are_worked_on_across_their_borders(tmp_path):
     """The second shard begins while one slow row of the first is still in the engine."""
     worker, plan, _ = started(fake_job(tmp_path, ["!steps=60 slow"] + ["fast"] * 15, {"step_s": 0.02}))
