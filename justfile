@@ -19,6 +19,10 @@ test *args: (_venv "dev")
 test-slow *args: (_venv "dev,evaluate")
     {{bin}}/python -m pytest -m slow --timeout=1800 {{args}}
 
+# Tests that kill processes, cut links and fill disks, for about ten minutes; the seed of random faults is printed
+test-faults *args: (_venv "dev")
+    {{bin}}/python -m pytest -m faults --timeout=600 {{args}}
+
 # Style and types
 lint: (_venv "dev")
     {{bin}}/ruff check .
@@ -32,7 +36,7 @@ format: (_venv "dev")
 
 # Rewrite golden files and generated docs, then show what changed
 golden: (_venv "dev")
-    {{bin}}/python -m pytest --update-golden -m "not slow and not gpu" -k golden
+    {{bin}}/python -m pytest --update-golden -m "not slow and not gpu and not faults" -k golden
     git diff --stat tests docs
 
 # Rewrite the pages that are generated from the code: docs/job.md, docs/cli.md

@@ -2,9 +2,15 @@
 
 A prompt may hold orders: `!die` ends the process, `!die=FILE` only while FILE does not exist (it makes it), `!crowd`
 only beside another prompt, `!hang` and `!hang=FILE` stand still in the same way, `!fatal` raises, `!reject` rejects the
-row, `!steps=N` takes N steps, `!generation` answers with the settings that arrived, as JSON. The checkpoint is a folder
-with `fake.json`: {"step_s": seconds per step, "load_s": ..., "load_error": a checkpoint error, "load_crash": an
-exception, "load_exit": an exit code, "checksum": ...}.
+row, `!raise` and `!raise=FILE` raise, `!steps=N` takes N steps, `!slow=S` makes each of its steps S seconds longer,
+`!generation` answers with the settings that arrived, as JSON.
+
+The checkpoint is a folder with `fake.json`: {"step_s": seconds per step, "load_s": ..., "load_error": a checkpoint
+error, "load_crash": an exception, "load_exit": an exit code, "checksum": ..., "orders": {row id: orders as in a prompt,
+which leave the prompt and so its answer as they are}}. The environment variable DGBATCH_FAKE may hold more of the same.
+
+While faults are on (runner/faults.py), it has two moments of its own, of the row that the switch names: `taken`, before
+it is generated, and `generating`.
 """
 
 from __future__ import annotations
@@ -22,6 +28,8 @@ import pyarrow.parquet as pq
 
 from dgbatch.errors import CheckpointError
 from dgbatch.records import Completion, CurvePoint, EngineConfig, EngineStats, Prompt, Rejection
+from dgbatch.runner import faults
+from dgbatch.runner.folder import Folder
 
 PATH = "tests.fake_engine:FakeEngine"
 
@@ -36,7 +44,7 @@ def fake_checkpoint(folder: Path, **settings: object) -> str:
 @dataclass
 class _Canvas:
     prompt: Prompt
-    text: str
+    orders: str
     steps_left: int
     steps: int
 
@@ -50,6 +58,7 @@ class FakeEngine:
         self.model_checksum: str = settings.get("checksum", "fake")
         self.device_name = "fake"
         self._step_s: float = settings.get("step_s", 0.0)
+        self._orders: dict[str, str] = settings.get("orders", {})
 
     @classmethod
     def load(
@@ -57,6 +66,7 @@ class FakeEngine:
     ) -> FakeEngine:
         file = Path(checkpoint) / "fake.json"
         settings = json.loads(file.read_text()) if file.exists() else {}
+        settings |= json.loads(os.environ.get("DGBATCH_FAKE", "{}"))
         time.sleep(settings.get("load_s", 0.0))
         if "load_error" in settings:
             raise CheckpointError(settings["load_error"])
@@ -79,19 +89,21 @@ class FakeEngine:
                     break
                 assert isinstance(prompt, Prompt)
                 self.stats.prompts += 1
-                text = prompt.messages[-1]["content"]
-                if "!reject" in text:
+                _strike("taken", prompt.id)
+                orders = prompt.messages[-1]["content"] + self._orders.get(prompt.id, "")
+                if "!reject" in orders:
                     self.stats.rejections += 1
                     yield Rejection(prompt.id, prompt.sample, "prompt_too_long", "the prompt says so")
                     continue
-                steps = int(order[1]) if (order := re.search(r"!steps=(\d+)", text)) else 1 + prompt.noise_key % 3
-                flying.append(_Canvas(prompt, text, steps, steps))
+                steps = int(order[1]) if (order := re.search(r"!steps=(\d+)", orders)) else 1 + prompt.noise_key % 3
+                flying.append(_Canvas(prompt, orders, steps, steps))
             if not flying:
                 continue
             time.sleep(self._step_s)
             self.stats.passes += 1
             for canvas in flying:
-                _obey(canvas.text, len(flying))
+                _strike("generating", canvas.prompt.id)
+                _obey(canvas.orders, len(flying))
                 canvas.steps_left -= 1
             for canvas in [canvas for canvas in flying if canvas.steps_left == 0]:
                 flying.remove(canvas)
@@ -126,15 +138,42 @@ def reversed_prompt(prompt: Prompt, steps: int = 1) -> Completion:
     )
 
 
-def _obey(text: str, flying: int) -> None:
-    if (order := re.search(r"!die(?:=(\S+))?", text)) and (not order[1] or _first_time(order[1])):
+def _obey(orders: str, flying: int) -> None:
+    if _ordered("die", orders):
         os._exit(17)
-    if "!crowd" in text and flying > 1:
+    if "!crowd" in orders and flying > 1:
         os._exit(18)
-    if (order := re.search(r"!hang(?:=(\S+))?", text)) and (not order[1] or _first_time(order[1])):
+    if _ordered("hang", orders):
         time.sleep(3600)
-    if "!fatal" in text:
+    if "!fatal" in orders or _ordered("raise", orders):
         raise RuntimeError("fake device error")
+    if order := re.search(r"!slow=([\d.]+)", orders):
+        time.sleep(float(order[1]))
+
+
+def _ordered(order: str, orders: str) -> bool:
+    """Whether it is to be done now: `!order` always, `!order=FILE` only while FILE does not exist."""
+    found = re.search(rf"!{order}(?:=(\S+))?", orders)
+    return bool(found) and (not found[1] or _first_time(found[1]))
+
+
+def kill_at_row(switches: faults.Switches, victim: str, moment: str, run: str, row: str) -> str:
+    """Switch a kill on that this engine carries out, at `taken` or `generating` of a row."""
+    name = faults.kill_switch(victim, moment)
+    switches.on(name, json.dumps({"run": run, "row": row}))
+    return name
+
+
+def _strike(moment: str, row: str) -> None:
+    path = os.environ.get(faults.VARIABLE)
+    if not path:
+        return
+    switches = faults.Switches(path)
+    for victim in faults.VICTIMS:
+        name = faults.kill_switch(victim, moment)
+        asked = json.loads(switches.value(name) or "{}")
+        if asked and asked["row"] == row and switches.take(name):
+            switches.kill(name, faults.driver_pid(Folder(asked["run"])) if victim == "driver" else os.getpid())
 
 
 def _first_time(file: str) -> bool:

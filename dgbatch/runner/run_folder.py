@@ -26,6 +26,7 @@ from dgbatch.records import CurvePoint
 from dgbatch.runner import attempts
 from dgbatch.runner.commits import COMMITS, Commit, is_part, list_records, put_commit, read_commit
 from dgbatch.runner.dispatch import Tries
+from dgbatch.runner.faults import open_folder
 from dgbatch.runner.folder import Folder, is_partial
 from dgbatch.runner.ledger import Ledger
 from dgbatch.runner.plan import Plan, Shard
@@ -67,7 +68,7 @@ class Run:
 
         The caller holds the lock. A crash in here leaves a folder that the next call completes.
         """
-        folder = Folder(path)
+        folder = open_folder(path)
         table = pa.BufferOutputStream()
         pq.write_table(plan.to_table(), table, compression="zstd")
         plan_bytes = table.getvalue().to_pybytes()
@@ -101,7 +102,7 @@ class Run:
     @classmethod
     def open(cls, path: str) -> Run:
         """The run in this folder. Raises RunNotFound, or OutputError for a run.json that is damaged."""
-        folder = Folder(path)
+        folder = open_folder(path)
         try:
             data = folder.get(RUN)
         except (FileNotFoundError, NotADirectoryError):
