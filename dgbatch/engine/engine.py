@@ -15,6 +15,7 @@ from dgbatch.engine import sampler
 from dgbatch.engine.calibration import SIZES, knee, made_up_steps, measure
 from dgbatch.engine.canvases import Canvases
 from dgbatch.engine.checkpoint import checksum, resolve
+from dgbatch.engine.device import pick_device, pick_dtype
 from dgbatch.engine.generation_config import read_generation_config
 from dgbatch.engine.intake import Intake, Source
 from dgbatch.engine.kv_cache import KVCache
@@ -29,8 +30,6 @@ from dgbatch.engine.tokenizer import Tokenizer
 from dgbatch.engine.weights import load_transformer
 from dgbatch.errors import CheckpointError, RowError
 from dgbatch.records import Completion, CurvePoint, EngineConfig, EngineStats, Prompt, Rejection, Settings
-
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 
 class Engine:
@@ -292,20 +291,3 @@ class Engine:
         start = time.perf_counter()
         yield
         self.stats.seconds[name] = self.stats.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-def pick_device(name: str) -> torch.device:
-    """auto takes a GPU where there is one. Raises CheckpointError for a device this machine lacks."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError(f"device {name!r} was asked for, but torch sees no CUDA GPU. Use device auto or cpu.")
-    return device
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """auto is bfloat16 on a GPU and float32 on a CPU."""
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return DTYPES[name]

@@ -19,7 +19,7 @@ from dgbatch.engine import Engine as LazyEngine
 from dgbatch.engine import noise, sampler
 from dgbatch.engine.canvases import Outcome
 from dgbatch.engine.checkpoint import checksum
-from dgbatch.engine.engine import Engine, pick_device, pick_dtype
+from dgbatch.engine.engine import Engine
 from dgbatch.engine.generation_config import read_generation_config
 from dgbatch.engine.kv_cache import page_bytes
 from dgbatch.engine.model.transformer import Transformer
@@ -621,23 +621,6 @@ def test_a_zero_in_the_checkpoint_is_a_zero(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("end", "ends"), [(7, [7]), ([1, 106], [1, 106]), (None, [1])])
 def test_end_ids_fall_back_to_config_json_and_then_to_eos(tmp_path: Path, end: Any, ends: list[int]) -> None:
     assert read_generation_config(generation_config(tmp_path, None, end))[1] == ends
-
-
-def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert pick_device("auto") == torch.device("cpu")
-    assert pick_device("cpu") == torch.device("cpu")
-    with pytest.raises(CheckpointError, match="device 'cuda:1' was asked for"):
-        pick_device("cuda:1")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert pick_device("auto") == torch.device("cuda")
-    assert pick_device("cuda:1") == torch.device("cuda:1")
-
-
-def test_auto_is_bfloat16_on_a_gpu_and_float32_on_a_cpu() -> None:
-    assert pick_dtype("auto", torch.device("cuda")) == torch.bfloat16
-    assert pick_dtype("auto", torch.device("cpu")) == torch.float32
-    assert pick_dtype("float16", torch.device("cpu")) == torch.float16
 
 
 def test_the_engine_package_has_nothing_else() -> None:

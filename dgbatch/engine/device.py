@@ -1,0 +1,26 @@
+"""Which device an engine runs on, and in which numbers."""
+
+from __future__ import annotations
+
+import torch
+
+from dgbatch.errors import CheckpointError
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """auto takes a GPU where there is one. Raises CheckpointError for a device this machine lacks."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(f"device {name!r} was asked for, but torch sees no CUDA GPU. Use device auto or cpu.")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """auto is bfloat16 on a GPU and float32 on a CPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return DTYPES[name]
