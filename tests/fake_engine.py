@@ -2,9 +2,10 @@
 
 A prompt may hold orders: `!die` ends the process, `!die=FILE` only while FILE does not exist (it makes it), `!crowd`
 only beside another prompt, `!hang` and `!hang=FILE` stand still in the same way, `!fatal` raises, `!reject` rejects the
-row, `!steps=N` takes N steps, `!generation` answers with the settings that arrived, as JSON. The checkpoint is a folder
-with `fake.json`: {"step_s": seconds per step, "load_s": ..., "load_error": a checkpoint error, "load_crash": an
-exception, "load_exit": an exit code, "checksum": ...}.
+row, `!without=FILE` makes `!reject` and `!die` count only while FILE is not there, `!steps=N` takes N steps,
+`!generation` answers with the settings that arrived, as JSON. The checkpoint is a folder with `fake.json`: {"step_s":
+seconds per step, "load_s": ..., "load_error": a checkpoint error, "load_crash": an exception, "load_exit": an exit
+code, "checksum": ...}.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class FakeEngine:
                 assert isinstance(prompt, Prompt)
                 self.stats.prompts += 1
                 text = prompt.messages[-1]["content"]
-                if "!reject" in text:
+                if "!reject" in text and _lacking(text):
                     self.stats.rejections += 1
                     yield Rejection(prompt.id, prompt.sample, "prompt_too_long", "the prompt says so")
                     continue
@@ -127,7 +128,7 @@ def reversed_prompt(prompt: Prompt, steps: int = 1) -> Completion:
 
 
 def _obey(text: str, flying: int) -> None:
-    if (order := re.search(r"!die(?:=(\S+))?", text)) and (not order[1] or _first_time(order[1])):
+    if (order := re.search(r"!die(?:=(\S+))?", text)) and (not order[1] or _first_time(order[1])) and _lacking(text):
         os._exit(17)
     if "!crowd" in text and flying > 1:
         os._exit(18)
@@ -135,6 +136,11 @@ def _obey(text: str, flying: int) -> None:
         time.sleep(3600)
     if "!fatal" in text:
         raise RuntimeError("fake device error")
+
+
+def _lacking(text: str) -> bool:
+    order = re.search(r"!without=(\S+)", text)
+    return order is None or not Path(order[1]).exists()
 
 
 def _first_time(file: str) -> bool:
