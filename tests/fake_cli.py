@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 
 from dgbatch.cli import main
+from dgbatch.runner import retry
 from dgbatch.runner import submit as steps
 from tests.fake_engine import PATH
 
 if __name__ == "__main__":
     steps.submit = functools.partial(steps.submit, engine=PATH)  # type: ignore[assignment]
+    retry.retry = functools.partial(retry.retry, engine=PATH)  # type: ignore[assignment]
     main()

@@ -2,8 +2,9 @@
 
 A prompt may hold orders: `!die` ends the process, `!die=FILE` only while FILE does not exist (it makes it), `!crowd`
 only beside another prompt, `!hang` and `!hang=FILE` stand still in the same way, `!fatal` raises, `!reject` rejects the
-row, `!raise` and `!raise=FILE` raise, `!steps=N` takes N steps, `!slow=S` makes each of its steps S seconds longer,
-`!generation` answers with the settings that arrived, as JSON.
+row, `!without=FILE` makes `!reject` and `!die` count only while FILE is not there, `!raise` and `!raise=FILE` raise,
+`!steps=N` takes N steps, `!slow=S` makes each of its steps S seconds longer, `!generation` answers with the settings
+that arrived, as JSON.
 
 The checkpoint is a folder with `fake.json`: {"step_s": seconds per step, "load_s": ..., "load_error": a checkpoint
 error, "load_crash": an exception, "load_exit": an exit code, "checksum": ..., "orders": {row id: orders as in a prompt,
@@ -91,7 +92,7 @@ class FakeEngine:
                 self.stats.prompts += 1
                 _strike("taken", prompt.id)
                 orders = prompt.messages[-1]["content"] + self._orders.get(prompt.id, "")
-                if "!reject" in orders:
+                if "!reject" in orders and _lacking(orders):
                     self.stats.rejections += 1
                     yield Rejection(prompt.id, prompt.sample, "prompt_too_long", "the prompt says so")
                     continue
@@ -139,7 +140,7 @@ def reversed_prompt(prompt: Prompt, steps: int = 1) -> Completion:
 
 
 def _obey(orders: str, flying: int) -> None:
-    if _ordered("die", orders):
+    if _lacking(orders) and _ordered("die", orders):
         os._exit(17)
     if "!crowd" in orders and flying > 1:
         os._exit(18)
@@ -174,6 +175,11 @@ def _strike(moment: str, row: str) -> None:
         asked = json.loads(switches.value(name) or "{}")
         if asked and asked["row"] == row and switches.take(name):
             switches.kill(name, faults.driver_pid(Folder(asked["run"])) if victim == "driver" else os.getpid())
+
+
+def _lacking(text: str) -> bool:
+    order = re.search(r"!without=(\S+)", text)
+    return order is None or not Path(order[1]).exists()
 
 
 def _first_time(file: str) -> bool:

@@ -15,6 +15,7 @@ from dgbatch.cli.init import init
 from dgbatch.cli.ls import ls
 from dgbatch.cli.output import print_error
 from dgbatch.cli.plan import plan
+from dgbatch.cli.retry import retry
 from dgbatch.cli.sql import sql
 from dgbatch.cli.status import status
 from dgbatch.cli.submit import submit
@@ -44,7 +45,7 @@ def version(
         raise typer.Exit
 
 
-for command in (init, plan, submit, status, ls, verify, sql, export, doctor):
+for command in (init, plan, submit, status, ls, verify, retry, sql, export, doctor):
     app.command()(command)
 app.add_typer(bench, name="bench")
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from dgbatch.runner.poison import Fate, Search
 
 if TYPE_CHECKING:
+    from dgbatch.runner.again import Again
     from dgbatch.runner.plan import Shard
 
 
@@ -34,6 +35,7 @@ class Task:
     attempt: int = 1
     poison: Mapping[int, str] = field(default_factory=dict)  # rows to quarantine unseen, and why
     probe: range | None = None  # run these rows alone, and keep nothing of them
+    again: Again | None = None  # run only rows that are in quarantine; rows then count among these
 
 
 @dataclass(slots=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from dgbatch import errors
@@ -12,6 +14,7 @@ from dgbatch.errors import DgbatchError, OutputError, RunCancelled, RunFailed
 from dgbatch.runner.actors import Actor, Actors
 from dgbatch.runner.crew import crew
 from dgbatch.runner.dispatch import Dispatch, Task
+from dgbatch.runner.ledger import Tally
 from dgbatch.runner.model import ENGINE
 from dgbatch.runner.poison import Fate
 from dgbatch.runner.progress import OnProgress
@@ -20,8 +23,8 @@ from dgbatch.runner.stop_signals import StopSignals
 from dgbatch.runner.telling import Telling
 
 if TYPE_CHECKING:
+    from dgbatch.runner.again import Again
     from dgbatch.runner.commits import Commit
-    from dgbatch.runner.ledger import Tally
     from dgbatch.runner.plan import Plan
     from dgbatch.runner.report import Failure, Report
     from dgbatch.runner.run_folder import Run
@@ -40,17 +43,19 @@ def run_job(
     on_progress: OnProgress | None = None,
     engine: str = ENGINE,
     drain_s: float = DRAIN_S,
+    again: Mapping[int, Again] = MappingProxyType({}),
 ) -> None:
-    """Commit every shard of the plan that is not committed yet.
+    """Commit every shard of the plan that is not committed yet; with `again`, these rounds of retry by shard instead.
 
     Raises RunFailed when shards used up their attempts, RunCancelled after Ctrl-C, and what a worker could not load as
     the error it is.
     """
-    telling = Telling(spec.name, run.path, plan, on_progress or (lambda progress: None))
-    driver = Driver(spec, plan, run, telling, drain_s)
+    expected = sum(each.samples for each in again.values()) or plan.expected
+    telling = Telling(spec.name, run.path, expected, len(again or plan.shards), on_progress or (lambda progress: None))
+    driver = Driver(spec, plan, run, telling, drain_s, again)
     if not driver.dispatch.done:
         telling.say("starting Ray")
-        telling.tell(driver.tally, [])
+        telling.tell(driver.so_far, [])
         with ray_session(spec.workers.address) as resources, StopSignals() as stop:
             driver.work(Actors(spec, plan, run.path, engine, crew(spec.workers, resources)), stop)
     driver.judge()
@@ -61,13 +66,18 @@ class Driver:
 
     actors: Actors  # from `work` on
 
-    def __init__(self, spec: JobSpec, plan: Plan, run: Run, telling: Telling, drain_s: float):
+    def __init__(
+        self, spec: JobSpec, plan: Plan, run: Run, telling: Telling, drain_s: float, again: Mapping[int, Again]
+    ):
         self.ledger = run.ledger()
         self.spec, self.plan, self.run, self.telling, self.drain_s = spec, plan, run, telling, drain_s
-        tries = {index: each for index, each in run.attempts(plan.shards).items() if not self.ledger.is_done(index)}
-        self.dispatch = Dispatch(
-            (shard for shard in plan.shards if not self.ledger.is_done(shard.index)), spec.retry.shard_attempts, tries
-        )
+        self.again = again
+        if again:
+            self.dispatch = Dispatch([each.queued for each in again.values()], spec.retry.shard_attempts)
+        else:
+            due = [shard for shard in plan.shards if not self.ledger.is_done(shard.index)]
+            tries = {index: each for index, each in run.attempts(plan.shards).items() if not self.ledger.is_done(index)}
+            self.dispatch = Dispatch(due, spec.retry.shard_attempts, tries)
         self.idle_deaths = self.search_deaths = 0
         self.reasons: dict[int, str] = {}  # why a shard failed last
         self.stopping_at: float | None = None
@@ -90,7 +100,7 @@ class Driver:
         finally:
             actors.dismiss()
         if self.stopping_at is not None and not self.dispatch.done:
-            done, shards = self.tally.shards, len(self.plan.shards)
+            done, shards = self.so_far.shards, len(self.again or self.plan.shards)
             raise RunCancelled(f"{self.run.path}: stopped with {done:,} of {shards:,} shards committed.")
 
     def judge(self) -> None:
@@ -111,6 +121,14 @@ class Driver:
     def tally(self) -> Tally:
         return self.ledger.tally
 
+    @property
+    def so_far(self) -> Tally:
+        """What is done of what there was to do: of a retry, only its own rows."""
+        if not self.again:
+            return self.tally
+        done = [each.samples for index, each in self.again.items() if self.ledger.has_round(index, each.round)]
+        return Tally(shards=len(done), ok=sum(done))
+
     # ---- workers come and go
 
     def staff(self) -> None:
@@ -127,6 +145,8 @@ class Driver:
             if not self.dispatch.held(actor.name):
                 actor.moved_at = time.monotonic()
             tasks = self.dispatch.next_for(actor.name, actor.report.wants_rows)
+            if self.again:
+                tasks = [self.again[task.shard.index].of(task) for task in tasks]
         self.actors.ask(actor, tasks, closing=self.stopping_at is not None)
 
     def obey(self, actor: Actor, report: Report) -> None:
@@ -160,6 +180,8 @@ class Driver:
                 f"{actor.name} found {report.model_checksum[:12]} at {self.spec.model.checkpoint}. Put the old files "
                 "back, or start anew with --new-run."
             )
+        if not self.checksum:
+            self.run.note_model(report.model_checksum)
         self.checksum = report.model_checksum
         if report.device not in self.run.canvases:
             self.run.note_canvases(report.device, report.canvases, report.curve)
@@ -179,7 +201,8 @@ class Driver:
 
     def check_failed_ratio(self) -> None:
         expected, most = self.plan.expected, self.spec.retry.max_failed_ratio
-        quarantined = self.tally.quarantined + self.dispatch.poison_rows * self.plan.samples
+        poisoned = 0 if self.again else self.dispatch.poison_rows * self.plan.samples  # those of a retry were counted
+        quarantined = self.tally.quarantined + poisoned
         if quarantined > most * expected:
             raise RunFailed(
                 f"{self.run.path}: {quarantined:,} of {expected:,} rows are quarantined, more than "
@@ -263,7 +286,7 @@ class Driver:
         self.tell()
 
     def tell(self) -> None:
-        self.telling.tell(self.tally, [actor.report for actor in self.actors])
+        self.telling.tell(self.so_far, [actor.report for actor in self.actors])
 
 
 def raise_for_user(failure: Failure) -> None:

@@ -142,6 +142,10 @@ class Ledger:
             *(sum(getattr(commit, name) for commit in commits) for name in _SUMS),
         )
 
+    def has_round(self, index: int, number: int) -> bool:
+        """Whether this round of retry of a shard is done."""
+        return any(commit.round == number for commit in self.of_shard(index))
+
     # ---- what is left
 
     def missing(self, index: int) -> list[range]:

@@ -26,12 +26,17 @@ class OpenShard:
     read: bool = False  # all its rows are with the engine, or back
     failure: Failure | None = None
     waiting: dict[tuple[str, int], tuple[int, dict[str, Any]]] = field(default_factory=dict)
+    tried: dict[tuple[str, int], int] = field(default_factory=dict)  # attempts of earlier rounds, in one of retry
     rows: list[tuple[int, OutputRow]] = field(default_factory=list)
     quarantined: list[tuple[int, QuarantinedRow]] = field(default_factory=list)
 
     @property
     def index(self) -> int:
         return self.task.shard.index
+
+    def attempts(self, row_id: str, sample: int) -> int:
+        """How often a sample was tried, this time included."""
+        return self.task.attempt + self.tried.get((row_id, sample), 0)
 
     @property
     def finished(self) -> bool:

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from dgbatch.errors import RunFailed
+from dgbatch.runner.sink import from_bytes
 
 if TYPE_CHECKING:
     from dgbatch.runner.commits import Commit, FileRecord
@@ -39,13 +37,9 @@ def refuse_other_tokens(folder: Folder, fmt: str, lost: Commit, standing: Commit
 
 def _tokens(folder: Folder, fmt: str, file: FileRecord) -> dict[Key, Sequence[int]]:
     """Of each row in a data file; nothing where it cannot be read: verify is who says so."""
-    columns = ["id", "sample", "token_ids"]
+    columns = ("id", "sample", "token_ids")
     try:
-        raw = pa.BufferReader(folder.get(file.name))
-        if fmt == "parquet":
-            table = pq.ParquetFile(raw, pre_buffer=False).read(columns, use_threads=False)
-        else:
-            table = pa.ipc.open_file(raw).read_all().select(columns)
+        table = from_bytes(folder.get(file.name), fmt, columns)
     except (OSError, ValueError):
         return {}
     ids, samples, tokens = (table.column(name).to_pylist() for name in columns)

@@ -124,6 +124,11 @@ class Run:
         self.info = {**self.info, "canvases": {**self.canvases, device: measured}}
         self.folder.put(RUN, _sealed(self.info))
 
+    def note_model(self, checksum: str) -> None:
+        """Keep in run.json which checkpoint the first worker found, where this machine could not say it."""
+        self.info = {**self.info, "model": {**self.info.get("model", {}), "checksum": checksum}}
+        self.folder.put(RUN, _sealed(self.info))
+
     @property
     def canvases(self) -> dict[str, dict[str, Any]]:
         """By device: what `note_canvases` kept."""
@@ -231,6 +236,18 @@ class Run:
                 continue
         return found
 
+    def reopen(self) -> None:
+        """Before more is committed to a finished run: no _SUCCESS until it is finalised again."""
+        with _losing_nothing(self.path, SUCCESS):
+            self.folder.delete(SUCCESS)
+            self.folder.delete(ATTEMPTS)
+            self._remove_lost(self.ledger())
+
+    def _remove_lost(self, ledger: Ledger) -> None:
+        """Records that do not count: their names may be needed."""
+        for commit in ledger.lost:
+            self.folder.delete(commit.name)
+
     def finalise(self) -> None:
         """Remove what does not count and write _SUCCESS: now data/ is the dataset. The caller has verified."""
         ledger = self.ledger()
@@ -239,8 +256,7 @@ class Run:
             raise RunFailed(f"{self.path}: {len(left)} shards are not committed, first {left[0]}. Submit again.")
         named = {file.name for file in (*ledger.data, *ledger.quarantine)}
         with _losing_nothing(self.path, SUCCESS):
-            for commit in ledger.lost:
-                self.folder.delete(commit.name)
+            self._remove_lost(ledger)
             for where in ("data", "quarantine"):
                 for name in self.folder.list(where):
                     if is_part(name) and name not in named:

@@ -105,12 +105,7 @@ def open_or_create(path: str, spec: JobSpec, plan: Plan, model: dict[str, Any]) 
         return Run.create(path, spec.public(), plan, fingerprint(spec, plan), versions(), model), True
     run = Run.open(path)
     refuse_other_job(run, spec, plan)
-    before, now = run.info.get("model", {}).get("checksum"), model.get("checksum")
-    if before and now and before != now:
-        raise OutputError(
-            f"{path}: this run was started with other files of the checkpoint {spec.model.checkpoint} (checksum "
-            f"{before[:12]}, now {now[:12]}). Put the old files back, or start anew with --new-run."
-        )
+    refuse_other_model(run, spec, model)
     return run, False
 
 
@@ -123,6 +118,15 @@ def refuse_other_job(run: Run, spec: JobSpec, plan: Plan) -> None:
         f"{run.path}: this folder holds a run of another job. What changed:\n{listed}\n"
         "Undo the change to go on with that run, give another output.path, or start anew with --new-run."
     )
+
+
+def refuse_other_model(run: Run, spec: JobSpec, model: dict[str, Any]) -> None:
+    before, now = run.info.get("model", {}).get("checksum"), model.get("checksum")
+    if before and now and before != now:
+        raise OutputError(
+            f"{run.path}: this run was started with other files of the checkpoint {spec.model.checkpoint} (checksum "
+            f"{before[:12]}, now {now[:12]}). Put the old files back, or start anew with --new-run."
+        )
 
 
 def unused(path: str) -> str:

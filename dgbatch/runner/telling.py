@@ -10,7 +10,6 @@ from dgbatch.runner.progress import OnProgress, Progress, Rates
 
 if TYPE_CHECKING:
     from dgbatch.runner.ledger import Tally
-    from dgbatch.runner.plan import Plan
     from dgbatch.runner.report import Report
 
 TELL_S = 0.25  # between two updates of the display
@@ -20,8 +19,8 @@ NOTE_S = 5.0  # what a note stays on it at least, while the work goes on
 class Telling:
     """Makes a Progress of what the workers report, now and then."""
 
-    def __init__(self, name: str, path: str, plan: Plan, on_progress: OnProgress):
-        self.name, self.path, self.plan, self.on_progress = name, path, plan, on_progress
+    def __init__(self, name: str, path: str, expected: int, shards: int, on_progress: OnProgress):
+        self.name, self.path, self.expected, self.shards, self.on_progress = name, path, expected, shards, on_progress
         self.note = ""
         self._noted_at = self._told_at = 0.0
         self._started_at = time.monotonic()
@@ -58,10 +57,10 @@ class Telling:
                 state="in_progress",
                 name=self.name,
                 path=self.path,
-                expected=self.plan.expected,
+                expected=self.expected,
                 rows=rows,
                 quarantined=tally.quarantined,
-                shards=len(self.plan.shards),
+                shards=self.shards,
                 shards_done=tally.shards,
                 tokens_per_s=self._rates.tokens_per_s,
                 rows_per_s=self._rates.rows_per_s,

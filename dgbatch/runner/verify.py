@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dgbatch.errors import InputError, OutputError, RowError
 from dgbatch.runner import formats, source
@@ -26,7 +25,7 @@ from dgbatch.runner.ledger import Ledger
 from dgbatch.runner.location import root
 from dgbatch.runner.prompts import noise_key
 from dgbatch.runner.run_folder import Run
-from dgbatch.runner.sink import stored_schema
+from dgbatch.runner.sink import from_bytes, stored_schema
 
 if TYPE_CHECKING:
     from dgbatch.runner.plan import Shard
@@ -100,7 +99,7 @@ def verify(run: Run, on_progress: Callable[[int, int], None] | None = None) -> V
 
     on_progress: called with (shards looked at, shards). Raises InputError when the input is not what was planned.
     """
-    _check_input(run)
+    check_input(run)
     found = Verification(input=run.plan.expected)
     ledger = believable(run, found)
     for done, shard in enumerate(run.plan.shards, 1):
@@ -120,7 +119,8 @@ def verify(run: Run, on_progress: Callable[[int, int], None] | None = None) -> V
     return found
 
 
-def _check_input(run: Run) -> None:
+def check_input(run: Run) -> None:
+    """Raises InputError when the input is not what was planned."""
     folder = root(run.spec.input.path)
     for file in run.plan.files:
         path = os.path.join(folder, file.name)
@@ -189,7 +189,7 @@ def read_file(
     if not whole:
         faults.append(f"{record.name}: its bytes are not those that were written")
     try:
-        table = _parse(raw, run.spec.output.format, columns)
+        table = from_bytes(raw, run.spec.output.format, columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         if whole:
             faults.append(f"{record.name}: cannot be read: {str(error).splitlines()[0]}")
@@ -202,17 +202,6 @@ def read_file(
             faults.append(f"{record.name}: its columns are not those of the run")
         return None
     return table
-
-
-def _parse(raw: bytes, fmt: str, columns: Sequence[str] | None) -> pa.Table:
-    if fmt == "parquet":
-        # In this thread alone, as in Run.plan.
-        file = pq.ParquetFile(pa.BufferReader(raw), pre_buffer=False, page_checksum_verification=True)
-        table = file.read(columns, use_threads=False)
-    else:
-        table = pa.ipc.open_file(pa.BufferReader(raw)).read_all()
-        table.validate(full=True)
-    return table if columns is None else table.select([name for name in columns if name in table.column_names])
 
 
 def _against_record(commit: Commit, table: pa.Table | None, kind: str) -> list[str]:

@@ -15,14 +15,15 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dgbatch.errors import RowError
+from dgbatch.errors import OutputError, RowError
 from dgbatch.records import Completion, EngineConfig, EngineStats, Prompt, Rejection
 from dgbatch.runner import source
 from dgbatch.runner.accept import Rules
+from dgbatch.runner.again import Leftover
 from dgbatch.runner.commits import Commit
 from dgbatch.runner.faults import open_folder
 from dgbatch.runner.model import ENGINE, missing
@@ -74,7 +75,8 @@ class Worker:
         with self._changed:
             for task in tasks:
                 rows = task.shard.selected if task.probe is None else len(task.probe)
-                opened = OpenShard(task, left=rows * self._samples)
+                samples = rows * self._samples if task.again is None else task.again.samples
+                opened = OpenShard(task, left=samples)
                 self._queue.append(opened)
                 self._open.append(opened)
             self._said_hungry = self._said_hungry and not tasks
@@ -167,14 +169,14 @@ class Worker:
                 self._retire(opened)
 
     def _prompts_of(self, opened: OpenShard) -> Iterator[Prompt]:
-        task, samples = opened.task, self._samples
+        task = opened.task
         look_every = max(1, self._engine.in_flight // 8)  # a lock a row would cost as much as reading the row
         prompt: Prompt | None
-        for number, (row_id, row) in enumerate(source.rows(task.shard, self.spec.input, self._columns)):
+        for number, first, row_id, row, samples in self._rows(opened):
             if task.probe is not None and number not in task.probe:
                 continue
-            for sample in range(samples):
-                position = number * samples + sample
+            for sample in samples:
+                position = first + sample
                 try:
                     if number in task.poison:
                         raise RowError("worker_killed", f"run alone, it cost its worker: {task.poison[number]}")
@@ -192,6 +194,25 @@ class Worker:
                 if prompt is not None:
                     yield prompt
 
+    def _rows(self, opened: OpenShard) -> Iterator[tuple[int, int, str, dict[str, Any], Iterable[int]]]:
+        """The rows that a task is about: number among them, position of the first sample, id, row, samples to run."""
+        task, samples = opened.task, range(self._samples)
+        rows = enumerate(source.rows(task.shard, self.spec.input, self._columns))
+        if task.again is None:
+            yield from ((number, number * len(samples), row_id, row, samples) for number, (row_id, row) in rows)
+            return
+        leftover = Leftover.read(self._folder, self.spec.output.format, task.again)
+        number = 0
+        for place, (row_id, row) in rows:
+            position = place * len(samples)
+            opened.quarantined += ((position + kept.sample, kept) for kept in leftover.kept(row_id, row))
+            if tried := leftover.due(row_id):
+                opened.tried.update(((row_id, sample), attempts) for sample, attempts in tried.items())
+                yield number, position, row_id, row, sorted(tried)
+                number += 1
+        if strangers := leftover.strangers:
+            raise OutputError(f"quarantine has {strangers[0]!r}, which shard {opened.index} of the input does not have")
+
     def _tell_hunger(self) -> None:
         with self._changed:
             if self._has_news():
@@ -206,14 +227,14 @@ class Worker:
             self._quarantine(opened, position, *key, result.error_code, result.error_message, row)
         else:
             rules = self._rules.judge(result.text, row) if self.spec.accept else None
-            opened.rows.append((position, OutputRow(result, opened.task.attempt, rules, row)))
+            opened.rows.append((position, OutputRow(result, opened.attempts(*key), rules, row)))
         if opened.finished:
             self._retire(opened)
 
     def _quarantine(
         self, opened: OpenShard, position: int, row_id: str, sample: int, code: str, message: str, row: dict[str, Any]
     ) -> None:
-        lost = QuarantinedRow(row_id, sample, code, message, opened.task.attempt, row)
+        lost = QuarantinedRow(row_id, sample, code, message, opened.attempts(row_id, sample), row)
         opened.quarantined.append((position, lost))
 
     def _retire(self, opened: OpenShard) -> None:
@@ -229,7 +250,7 @@ class Worker:
         rows = [row for _, row in sorted(opened.rows, key=lambda pair: pair[0])]
         quarantined = [row for _, row in sorted(opened.quarantined, key=lambda pair: pair[0])]
         attempt = uuid.uuid4().hex[:8]
-        index = opened.index
+        index, again = opened.index, opened.task.again
         try:
             data, given_up = write_shard(
                 self._folder, index, attempt, self.spec.output.format, self._schemas, rows, quarantined
@@ -245,6 +266,8 @@ class Worker:
             seconds=round(time.monotonic() - opened.started_at, 3),
             worker=self.name,
             committed_at="",  # the driver's clock says when
+            round=0 if again is None else again.round,
+            base=() if again is None else again.base,
         )
 
 
