@@ -71,6 +71,7 @@ def summary(done: Submitted) -> list[RenderableType]:
         "next, try:",
         f"  {me} verify {run}",
         f'  {me} sql {run} "{_query(done)}"',
+        *([f"  {me} retry {run}"] if done.status.tally.quarantined else []),
         f"  {me} export {run} {shlex.quote(done.status.name)}.jsonl",
     ]
 

@@ -200,6 +200,7 @@ def test_quarantined_rows_show_in_summary_and_exit_code(tmp_path, capfd, fake, m
     assert "1 ok, 1 quarantined" in left.out
     assert "out/quarantine/*.parquet" in left.out
     assert 'dgbatch sql out "select error_code, count(*) from quarantine group by 1"' in left.out
+    assert "dgbatch retry out\n" in left.out
     assert "null_prompt" in dgbatch(capfd, "sql", "out", "select error_code, count(*) from quarantine group by 1").out
 
 
