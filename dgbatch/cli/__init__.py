@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from dgbatch.cli.bench import bench
+from dgbatch.cli.chaos import chaos
 from dgbatch.cli.doctor import doctor
 from dgbatch.cli.export import export
 from dgbatch.cli.init import init
@@ -45,7 +46,7 @@ def version(
         raise typer.Exit
 
 
-for command in (init, plan, submit, status, ls, verify, retry, sql, export, doctor):
+for command in (init, plan, submit, status, ls, verify, retry, sql, export, chaos, doctor):
     app.command()(command)
 app.add_typer(bench, name="bench")
 
