@@ -24,7 +24,7 @@ from dgbatch.records import Completion, CurvePoint, EngineConfig, EngineStats, P
 from dgbatch.runner import source
 from dgbatch.runner.accept import Rules
 from dgbatch.runner.commits import Commit
-from dgbatch.runner.folder import Folder
+from dgbatch.runner.folder import open_folder
 from dgbatch.runner.model import ENGINE, missing
 from dgbatch.runner.prompts import Renderer
 from dgbatch.runner.schema import schemas
@@ -106,7 +106,7 @@ class Worker:
         self.name = name
         self.spec = spec
         self.config = config
-        self._folder = Folder(run_path)
+        self._folder = open_folder(run_path)
         self._schemas = schemas(spec, schema)
         self._renderer = Renderer(spec, schema.names)
         self._rules = Rules(spec.accept)
