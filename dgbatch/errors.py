@@ -5,11 +5,13 @@ DgbatchError                 exit code
 ├── InputError               2    the prompts are wrong: files, columns, ids
 ├── CheckpointError          2    the model folder is wrong
 ├── OutputError              2    the output folder cannot be used, or holds another job's run
+├── LocationError            2    a URI or its store cannot be used: scheme, secrets in it, environment
 ├── RunNotFound              2    no run where one was named
 ├── QueryError               2    the SQL is wrong
 ├── BenchError               2    a benchmark that cannot be run: a package or a folder is missing
 ├── RunLocked                5    another process works on this run
 ├── RunFailed                4    work was lost on the way; submitting again resumes
+│   └── StoreFailed          4    an object store did not do what it was asked for long enough; an OSError too
 └── RunCancelled             130  somebody pressed Ctrl-C or cancelled; submitting again resumes
 
 RowError is no DgbatchError: it costs one row, which goes to quarantine with its code.
@@ -40,6 +42,10 @@ class OutputError(DgbatchError):
     exit_code = 2
 
 
+class LocationError(DgbatchError):
+    exit_code = 2
+
+
 class RunNotFound(DgbatchError):
     exit_code = 2
 
@@ -58,6 +64,13 @@ class RunLocked(DgbatchError):
 
 class RunFailed(DgbatchError):
     exit_code = 4
+
+
+class StoreFailed(RunFailed, OSError):
+    """For whoever expects a disk it is an error of the disk: `strerror` says all."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class RunCancelled(DgbatchError):

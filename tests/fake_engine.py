@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from dgbatch.errors import CheckpointError
 from dgbatch.records import Completion, CurvePoint, EngineConfig, EngineStats, Prompt, Rejection
 from dgbatch.runner import faults
-from dgbatch.runner.folder import Folder
+from dgbatch.runner.local_folder import LocalFolder
 
 PATH = "tests.fake_engine:FakeEngine"
 
@@ -174,7 +174,7 @@ def _strike(moment: str, row: str) -> None:
         name = faults.kill_switch(victim, moment)
         asked = json.loads(switches.value(name) or "{}")
         if asked and asked["row"] == row and switches.take(name):
-            switches.kill(name, faults.driver_pid(Folder(asked["run"])) if victim == "driver" else os.getpid())
+            switches.kill(name, faults.driver_pid(LocalFolder(asked["run"])) if victim == "driver" else os.getpid())
 
 
 def _lacking(text: str) -> bool:

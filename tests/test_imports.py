@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "dgbatch.runner": {
         "pyarrow", "jinja2", "yaml", "rich", "dgbatch.runner", "dgbatch.records", "dgbatch.errors", "dgbatch.roofline",
     },
+    "dgbatch.runner.store": {"obstore", "dgbatch.errors", "dgbatch.runner"},
     "dgbatch.runner.dispatch": {"dgbatch.runner.plan", "dgbatch.runner.poison"},
     "dgbatch.runner.poison": set(),
     "dgbatch.runner.actors": {"ray", "dgbatch.records", "dgbatch.runner"},

@@ -19,7 +19,7 @@ def ls(
     from dgbatch.errors import RunNotFound
     from dgbatch.runner.status import find_runs, status_of
 
-    if not os.path.isdir(folder):
+    if "://" not in folder and not os.path.isdir(folder):
         raise RunNotFound(f"{folder}: no such folder. Name one that has runs below it, such as: dgbatch ls out")
     found = [status_of(run) for run in find_runs(folder)]
     if json:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 JobFile = Annotated[str, typer.Argument(metavar="JOB", help="The job file, such as jobs/demo.yaml.")]
-RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The run folder: output.path of the job.")]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The run: output.path of the job, a folder or a URI.")]
 Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a field of the job file; may be given again."),

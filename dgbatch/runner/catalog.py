@@ -229,12 +229,13 @@ def _dataset(run: Run, kind: str, ledger: Ledger, for_duckdb: bool = False) -> d
     records: list[FileRecord] = getattr(ledger, kind)
     if not records:
         return ds.dataset(schema.empty_table())
-    paths = [str(run.folder.at(file.name)) for file in records]
-    if gone := [path for path in paths if not os.path.isfile(path)]:
+    names = [file.name for file in records]
+    present = {*run.folder.list(kind)}
+    if gone := [str(run.folder.at(name)) for name in names if name not in present]:
         raise OutputError(
             f"{gone[0]}: is gone, and {len(gone) - 1} more. Restore it; dgbatch verify lists what is missing."
         )
-    return ds.dataset(paths, schema=schema, format="parquet" if fmt == "parquet" else "ipc")
+    return run.folder.dataset(names, schema, "parquet" if fmt == "parquet" else "ipc")
 
 
 def _without_float16(schema: pa.Schema) -> pa.Schema:

@@ -26,7 +26,7 @@ from dgbatch.errors import DgbatchError, JobError
 from dgbatch.runner import faults as on_purpose
 from dgbatch.runner.fault_plan import Fault
 from dgbatch.runner.faults import DISK_FULL, STORE_ERRORS, Switches, kill_switch, workers_at_work
-from dgbatch.runner.folder import Folder
+from dgbatch.runner.local_folder import LocalFolder
 from dgbatch.runner.lock import owner
 from dgbatch.runner.processes import adopting_orphans, await_end, is_alive, is_stopped, supported
 from dgbatch.runner.ray_nodes import RayNodes
@@ -126,7 +126,7 @@ class Chaos:
     ):
         self.spec, self.scratch, self.tell = spec, scratch, tell
         self.run_path = str(scratch / "run")
-        self.folder = Folder(self.run_path)
+        self.folder = LocalFolder(self.run_path)
         self.switches = Switches(scratch / "switches")
         self.outcomes = [Outcome(fault) for fault in faults]
         self.waiting = list(self.outcomes)  # those whose time has not come

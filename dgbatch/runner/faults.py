@@ -26,11 +26,16 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from dgbatch.runner import folder as plain
 from dgbatch.runner.commits import COMMITS
 from dgbatch.runner.folder import Folder
 from dgbatch.runner.processes import await_end
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.dataset as ds
 
 VARIABLE = "DGBATCH_FAULTS"
 DISK_FULL = "disk-full"
@@ -45,7 +50,8 @@ MOMENTS: tuple[Moment, ...] = get_args(Moment)
 def open_folder(path: str | os.PathLike[str]) -> Folder:
     """The folder at this path: a plain one, but for `dgbatch chaos`."""
     switches = os.environ.get(VARIABLE)
-    return FaultyFolder(path, Switches(switches)) if switches else Folder(path)
+    folder = plain.open_folder(path)
+    return FaultyFolder(folder, Switches(switches)) if switches else folder
 
 
 class Switches:
@@ -108,10 +114,11 @@ def kill_switch(victim: str, moment: str) -> str:
 
 
 class FaultyFolder(Folder):
-    """A Folder that fails when the switches say so."""
+    """Another folder that fails when the switches say so."""
 
-    def __init__(self, path: str | os.PathLike[str], switches: Switches):
-        super().__init__(path)
+    def __init__(self, folder: Folder, switches: Switches):
+        super().__init__(folder.path)
+        self._folder = folder
         self.switches = switches
         self._dice = random.Random(f"{switches.path.name}:{os.getpid()}")
         self._shards: Counter[str] = Counter()  # that this process has seen at each moment
@@ -121,7 +128,7 @@ class FaultyFolder(Folder):
         if is_data:
             self._kill_at("generated")
         self._may_fail("put_if_absent", name, writes=True)
-        done = super().put_if_absent(name, data)
+        done = self._folder.put_if_absent(name, data)
         if is_data:
             self._kill_at("written")
         if is_commit:
@@ -130,19 +137,46 @@ class FaultyFolder(Folder):
 
     def put(self, name: str, data: bytes) -> None:
         self._may_fail("put", name, writes=True)
-        super().put(name, data)
+        self._folder.put(name, data)
 
     def append(self, name: str, line: bytes) -> None:
         self._may_fail("append", name, writes=True)
-        super().append(name, line)
+        self._folder.append(name, line)
 
     def get(self, name: str) -> bytes:
         self._may_fail("get", name)
-        return super().get(name)
+        return self._folder.get(name)
 
     def list(self, folder: str = "") -> Sequence[str]:
         self._may_fail("list", folder)
-        return super().list(folder)
+        return self._folder.list(folder)
+
+    def log(self, name: str) -> bytes:
+        return self._folder.log(name)
+
+    def at(self, name: str) -> Path | str:
+        return self._folder.at(name)
+
+    def exists(self, name: str) -> bool:
+        return self._folder.exists(name)
+
+    def partials(self, folder: str = "") -> Sequence[str]:
+        return self._folder.partials(folder)
+
+    def entries(self, folder: str = "") -> Sequence[str]:
+        return self._folder.entries(folder)
+
+    def is_free(self) -> bool:
+        return self._folder.is_free()
+
+    def is_file(self) -> bool:
+        return self._folder.is_file()
+
+    def delete(self, name: str) -> None:
+        self._folder.delete(name)
+
+    def dataset(self, names: Sequence[str], schema: pa.Schema, fmt: str) -> ds.Dataset:
+        return self._folder.dataset(names, schema, fmt)
 
     def _may_fail(self, verb: str, name: str, writes: bool = False) -> None:
         if writes and self.switches.is_on(DISK_FULL):
@@ -170,13 +204,13 @@ class FaultyFolder(Folder):
 
 def driver_pid(folder: Folder) -> int:
     """Whoever holds the lock of the run in this folder. KeyError, ValueError or OSError when nobody does."""
-    return int(json.loads(folder.at("_dgbatch/lock.json").read_bytes())["pid"])
+    return int(json.loads(folder.get("_dgbatch/lock.json"))["pid"])
 
 
 def workers_at_work(folder: Folder) -> Iterator[tuple[str, int]]:
     """Name and pid of the workers that the run's events tell of since its last start, in the order they were ready."""
     ready: dict[str, int] = {}
-    for line in folder.at("_dgbatch/events.jsonl").read_bytes().splitlines():
+    for line in folder.log("_dgbatch/events.jsonl").splitlines():
         try:
             event = json.loads(line)
         except ValueError:

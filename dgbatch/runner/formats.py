@@ -21,7 +21,8 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from dgbatch.errors import InputError
+from dgbatch.errors import InputError, StoreFailed
+from dgbatch.runner import input_file
 
 FORMATS = {
     ".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv",
@@ -56,7 +57,7 @@ def layout(path: str) -> Layout:
     """Schema and groups of a file; from the footer alone for Parquet. Raises InputError for a damaged file."""
     kind = format_of(path)
     with _named(path, kind):
-        size = os.path.getsize(path)
+        size = input_file.stamp(path)[0]
         if size == 0:
             raise InputError(f"{path}: the file is empty (0 bytes). Write it again, or leave it out of input.path.")
         found = {"parquet": _parquet_layout, "arrow": _arrow_layout}.get(kind, _text_layout)(path, size)
@@ -70,15 +71,14 @@ def batches(path: str, group: int, columns: Sequence[str]) -> Iterator[pa.Record
     """The rows of one group in file order, with these columns; a column the file lacks is all null."""
     kind = format_of(path)
     with _named(path, kind):
-        state = os.stat(path)
-        yield from _batches(path, kind, group, tuple(columns), (state.st_size, state.st_mtime_ns))
+        yield from _batches(path, kind, group, tuple(columns), input_file.stamp(path))
 
 
 def _batches(
-    path: str, kind: str, group: int, columns: tuple[str, ...], stamp: tuple[int, int]
+    path: str, kind: str, group: int, columns: tuple[str, ...], stamp: input_file.Stamp
 ) -> Iterator[pa.RecordBatch]:
     if kind == "parquet":
-        with pq.ParquetFile(path, memory_map=False) as file:
+        with pq.ParquetFile(input_file.for_parquet(path), memory_map=False) as file:
             if file.metadata.row_group(group).total_byte_size > KEEP_BYTES:
                 held = [name for name in columns if name in file.schema_arrow.names]
                 for batch in file.iter_batches(BATCH_ROWS, [group], columns=held, use_threads=False):
@@ -88,20 +88,20 @@ def _batches(
 
 
 @lru_cache(maxsize=2)
-def _group(path: str, kind: str, group: int, columns: tuple[str, ...], stamp: tuple[int, int]) -> pa.Table:
+def _group(path: str, kind: str, group: int, columns: tuple[str, ...], stamp: input_file.Stamp) -> pa.Table:
     """A decoded group; `stamp` is the file's size and time, so that a changed file is read anew."""
     if kind == "parquet":
-        with pq.ParquetFile(path, memory_map=False) as file:
+        with pq.ParquetFile(input_file.for_parquet(path), memory_map=False) as file:
             held = [name for name in columns if name in file.schema_arrow.names]
             # With no column at all, a table forgets how many rows it has.
             return _select(
                 file.read_row_group(group, columns=held or file.schema_arrow.names[:1], use_threads=False), columns
             )
     if kind == "arrow":
-        with pa.OSFile(path) as source, pa.ipc.open_file(source) as reader:
+        with input_file.for_arrow(path, mapped=False) as source, pa.ipc.open_file(source) as reader:
             return _select(pa.Table.from_batches([_sound(reader.get_batch(group))]), columns)
     blocks = _blocks(path, stamp)
-    with open(path, "rb") as file:
+    with input_file.open_input(path) as file:
         return _select(
             _parse(kind, _read(file, blocks.offsets[group], blocks.offsets[group + 1]), blocks.schema, group), columns
         )
@@ -128,11 +128,11 @@ def _select(table: pa.Table, columns: Sequence[str]) -> pa.Table:
 
 
 def _parquet_layout(path: str, size: int) -> Layout:
-    with pq.ParquetFile(path, memory_map=False) as file:
+    with pq.ParquetFile(input_file.for_parquet(path), memory_map=False) as file:
         footer = file.metadata
         groups = tuple(footer.row_group(index).num_rows for index in range(footer.num_row_groups))
         schema = file.schema_arrow.remove_metadata()
-    with open(path, "rb") as raw:
+    with input_file.open_input(path) as raw:
         raw.seek(size - 8)
         length = int.from_bytes(raw.read(4), "little")
         raw.seek(size - 8 - length)
@@ -141,18 +141,18 @@ def _parquet_layout(path: str, size: int) -> Layout:
 
 
 def _arrow_layout(path: str, size: int) -> Layout:
-    with pa.memory_map(path) as source, pa.ipc.open_file(source) as reader:
+    with input_file.for_arrow(path, mapped=True) as source, pa.ipc.open_file(source) as reader:
         groups = tuple(reader.get_batch(index).num_rows for index in range(reader.num_record_batches))
         schema = reader.schema.remove_metadata()
     digest = hashlib.sha256()
-    with open(path, "rb") as raw:
+    with input_file.open_input(path) as raw:
         while data := raw.read(BLOCK_BYTES):
             digest.update(data)
     return Layout(schema, groups, size, digest.hexdigest())
 
 
 def _text_layout(path: str, size: int) -> Layout:
-    blocks = _blocks(path, (size, os.stat(path).st_mtime_ns))
+    blocks = _blocks(path, input_file.stamp(path))
     return Layout(blocks.schema, blocks.rows, size, blocks.digest)
 
 
@@ -167,13 +167,13 @@ class _Blocks:
 
 
 @lru_cache(maxsize=256)
-def _blocks(path: str, stamp: tuple[int, int]) -> _Blocks:
+def _blocks(path: str, stamp: input_file.Stamp) -> _Blocks:
     """One pass over the file: where to cut it, its rows and the types that hold all of them."""
     kind = format_of(path)
     offsets, digest = [0], hashlib.sha256()
     rows: list[int] = []
     schema: pa.Schema | None = None
-    with open(path, "rb") as file:
+    with input_file.open_input(path) as file:
         while data := _next_block(file, offsets[-1], kind):
             digest.update(data)
             table = _parse(kind, data, schema if kind == "csv" else None, len(rows))
@@ -296,6 +296,8 @@ def _named(path: str, kind: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"{path}: no such file. Check input.path.") from None
+    except StoreFailed as error:
+        raise InputError(f"{path}: cannot be read: {str(error).rstrip('.')}. Check input.path.") from error
     except PermissionError as error:
         raise InputError(f"{path}: may not be read. Check its permissions.") from error
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:

@@ -7,13 +7,29 @@ import os
 from pathlib import Path, PurePath
 
 from dgbatch.errors import InputError
-from dgbatch.runner import formats
+from dgbatch.runner import formats, store_location
+from dgbatch.runner.store_uri import is_uri, parse
 
 DEMO = Path(__file__).parents[1] / "demo" / "prompts.parquet"
 
 
+def join(root: str, name: str) -> str:
+    """The path or URI of a file by its name in the root."""
+    return f"{root}/{name}" if is_uri(root) else os.path.join(root, name)
+
+
+def real(path: str) -> str:
+    """The one way to write a place, so that two of them can be compared."""
+    if not is_uri(path):
+        return os.path.realpath(path)
+    place = parse(path)
+    return "/".join([f"{place.kind}://{place.bucket}@{place.account}", *place.key.split("/")]).rstrip("/")
+
+
 def root(path: str) -> str:
     """The folder that file names, and ids made of them, are relative to."""
+    if is_uri(path):
+        return store_location.root(path)
     if path == "demo":
         return str(DEMO.parent)
     if os.path.isdir(path):
@@ -34,12 +50,12 @@ def files(path: str, shown: str | None = None) -> list[str]:
     `shown` is how the path may appear in an error: as the user wrote it, its secrets as ${NAME}.
     """
     shown = shown or path
-    if "://" in path:
-        raise InputError(f"input.path: {shown} is not a local path; this version reads local files. Copy it here.")
     if path == "demo":
         if not DEMO.is_file():
             raise InputError(f"input.path: the packaged demo prompts are missing ({DEMO}). Install dgbatch again.")
         return [DEMO.name]
+    if is_uri(path):
+        return _of_one_kind(store_location.files(path, shown), shown)
     if os.path.isfile(path):
         formats.format_of(path)
         return [os.path.basename(path)]
@@ -55,6 +71,10 @@ def files(path: str, shown: str | None = None) -> list[str]:
             raise InputError(f"input.path: no file matches {shown}. Check the pattern; ** goes into folders.")
     else:
         raise InputError(f"input.path: no such file or folder: {shown}.{_siblings(path)}")
+    return _of_one_kind(names, shown)
+
+
+def _of_one_kind(names: list[str], shown: str) -> list[str]:
     kinds = {formats.format_of(name) for name in names}
     if len(kinds) > 1:
         raise InputError(f"input.path: {shown} mixes {' and '.join(sorted(kinds))} files. Choose one kind with a glob.")

@@ -2,27 +2,29 @@
 
 A lock is stale when its process is gone from this machine, or when nobody freshened it for STALE_S: then the next one
 takes it over. Commits stay right even if two drivers work at once (the first record wins), so the lock saves work; it
-does not keep the data safe.
+does not keep the data safe. How it is held on a disk says local_lock.py, in an object store store_lock.py.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import socket
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from dgbatch.errors import OutputError, RunLocked
-from dgbatch.runner.folder import Folder
-from dgbatch.runner.run_folder import GUARD, LOCK, OURS, refuse_foreign
+from dgbatch.runner.folder import Folder, open_folder
+from dgbatch.runner.local_folder import LocalFolder
+from dgbatch.runner.run_folder import refuse_foreign
+
+if TYPE_CHECKING:
+    from dgbatch.runner.local_lock import LocalLock
+    from dgbatch.runner.store_lock import StoreLock
 
 STALE_S = 60.0
 HEARTBEAT_S = 10.0
@@ -57,45 +59,15 @@ class Owner:
         return _started(self.pid) != self.started
 
 
-class Lock:
-    """A held lock. `lost` turns true when somebody took it over, which happens to a process that slept too long."""
-
-    def __init__(self, folder: Folder, owner: Owner):
-        self.folder = folder
-        self.owner = owner
-        self.lost = False
-        self._released = threading.Event()
-        self._heartbeat = threading.Thread(target=self._keep_fresh, name="lock heartbeat", daemon=True)
-        self._heartbeat.start()
-
-    def _keep_fresh(self) -> None:
-        while not self._released.wait(HEARTBEAT_S):
-            try:
-                with _guard(self.folder):
-                    self.lost = _read(self.folder) != self.owner
-                    if self.lost:
-                        return
-                    os.utime(self.folder.at(LOCK))
-            except OSError:
-                continue  # a disk that is away for a moment; if it stays away, others see a stale lock
-
-    def release(self) -> None:
-        """Let others in. Does nothing to a lock that somebody took over."""
-        self._released.set()
-        self._heartbeat.join()
-        with suppress(OSError), _guard(self.folder):  # a disk that is away takes the lock with it; it goes stale
-            if _read(self.folder) == self.owner:
-                self.folder.delete(LOCK)
-
-
 @contextmanager
-def lock(run_path: str) -> Iterator[Lock]:
-    """Hold the lock of a run while the block runs. Raises RunLocked, and OutputError where no run can live."""
-    folder = Folder(run_path)
-    made = [path for path in (folder.at(OURS), Path(run_path)) if not path.exists()]
+def lock(run_path: str) -> Iterator[LocalLock | StoreLock]:
+    """Hold the lock of a run while the block runs. Raises RunLocked, and OutputError where no run can live.
+
+    Its `lost` turns true when somebody took it over, which happens to a process that slept too long.
+    """
     try:
         refuse_foreign(run_path)
-        held = _acquire(folder)
+        held = acquire(open_folder(run_path))
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(f"output.path: {run_path} cannot be written: {reason}. Choose another folder.") from error
@@ -103,70 +75,42 @@ def lock(run_path: str) -> Iterator[Lock]:
         yield held
     finally:
         held.release()
-        _tidy(folder, made)
+
+
+def acquire(folder: Folder) -> LocalLock | StoreLock:
+    """The lock of this run, now ours. Raises RunLocked."""
+    if isinstance(folder, LocalFolder):
+        from dgbatch.runner.local_lock import take
+
+        return take(folder)
+    from dgbatch.runner.store_folder import StoreFolder
+    from dgbatch.runner.store_lock import take as take_in_store
+
+    assert isinstance(folder, StoreFolder)
+    return take_in_store(folder)
 
 
 def owner(run_path: str) -> Owner | None:
     """Who works on this run now; None when nobody does."""
-    folder = Folder(run_path)
-    found = _read(folder)
-    return None if found is None or found.is_gone or _age_s(folder, time.time()) > STALE_S else found
+    folder = open_folder(run_path)
+    if isinstance(folder, LocalFolder):
+        from dgbatch.runner.local_lock import owner_of
+
+        return owner_of(folder)
+    from dgbatch.runner.store_folder import StoreFolder
+    from dgbatch.runner.store_lock import owner_of as owner_in_store
+
+    assert isinstance(folder, StoreFolder)
+    return owner_in_store(folder)
 
 
-def _acquire(folder: Folder) -> Lock:
-    with _guard(folder):
-        found = _read(folder)
-        if found is not None and not found.is_gone and _age_s(folder, os.stat(folder.at(GUARD)).st_mtime) <= STALE_S:
-            raise RunLocked(
-                f"{folder.path}: another process works on this run: pid {found.pid} on {found.host}, since "
-                f"{found.since}. Wait for it, or end it; a lock left behind is taken over after {STALE_S:.0f} s."
-            )
-        mine = Owner.me()
-        folder.put(LOCK, json.dumps(asdict(mine)).encode())
-    return Lock(folder, mine)
-
-
-def _read(folder: Folder) -> Owner | None:
-    """What the lock file says. None without one, and for one that says nothing readable: nobody can own that."""
-    try:
-        return Owner(**json.loads(folder.get(LOCK)))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _age_s(folder: Folder, now: float) -> float:
-    """Seconds since the owner freshened the lock. To decide by it, take `now` from the guard: the disk's own clock."""
-    try:
-        return now - os.stat(folder.at(LOCK)).st_mtime
-    except FileNotFoundError:
-        return float("inf")
-
-
-@contextmanager
-def _guard(folder: Folder) -> Iterator[None]:
-    """Alone with the lock file for a moment; freshens the guard, which says what time it is on this disk."""
-    path = folder.at(GUARD)
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):  # not tidied away meanwhile
-                os.utime(path)
-                yield
-                return
-
-
-def _tidy(folder: Folder, made: list[Path]) -> None:
-    """When no run came of it, take away what the lock alone has made."""
-    if made and [*folder.list(OURS)] == [GUARD]:
-        with _guard(folder):
-            if not folder.exists(LOCK):
-                folder.delete(GUARD)
-        for path in made:
-            try:
-                path.rmdir()
-            except OSError:
-                return  # somebody uses it
+def locked(folder: Folder, found: Owner | None) -> RunLocked:
+    """What the one who comes second is told."""
+    who = f": pid {found.pid} on {found.host}, since {found.since}" if found else " since just now"
+    return RunLocked(
+        f"{folder.path}: another process works on this run{who}. Wait for it, or end it; a lock left behind is taken "
+        f"over after {STALE_S:.0f} s."
+    )
 
 
 def _started(pid: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -111,7 +110,7 @@ def make_plan(spec: JobSpec) -> Plan:
     names = location.files(spec.input.path, shown)
     root = location.root(spec.input.path)
     _refuse_own_output(spec, root, names)
-    layouts = [formats.layout(os.path.join(root, name)) for name in names]
+    layouts = [formats.layout(location.join(root, name)) for name in names]
     schema = _common_schema(names, layouts)
     if not sum(sum(layout.groups) for layout in layouts):
         raise InputError(f"input.path: {shown} has no rows. Give a file with at least one prompt.")
@@ -170,7 +169,7 @@ def _shards(
     left, shards = spec.input.limit, list[Shard]()
     hashes = source.IdHashes() if spec.input.id is not None else None
     for name, layout in zip(names, layouts, strict=True):
-        path = os.path.join(root, name)
+        path = location.join(root, name)
         for group, rows in enumerate(layout.groups):
             if left == 0:
                 break
@@ -204,9 +203,9 @@ def _scan_group(
 
 
 def _refuse_own_output(spec: JobSpec, root: str, names: Sequence[str]) -> None:
-    output = os.path.realpath(spec.output.path)
-    inside = [name for name in names if os.path.realpath(os.path.join(root, name)).startswith(output + os.sep)]
-    if inside or (os.path.isdir(spec.input.path) and output.startswith(os.path.realpath(spec.input.path) + os.sep)):
+    output = location.real(spec.output.path) + "/"
+    inside = [name for name in names if location.real(location.join(root, name)).startswith(output)]
+    if inside or (root == spec.input.path and output.startswith(location.real(root) + "/")):
         raise InputError(
             "output.path: lies among the input files, so the next submit would read its own output. "
             "Choose a folder outside input.path."

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -226,10 +225,8 @@ class Run:
 
     def events(self) -> list[dict[str, Any]]:
         """What happened, oldest first; a line that a crash cut short is left out."""
-        if not self.folder.exists(EVENTS):
-            return []
         found = []
-        for line in self.folder.get(EVENTS).splitlines():
+        for line in self.folder.log(EVENTS).splitlines():
             try:
                 found.append(json.loads(line))
             except ValueError:
@@ -270,20 +267,23 @@ class Run:
 
 def refuse_foreign(path: str) -> None:
     """OutputError unless a run may live here: nothing is here, or a run, or one that a crash left half made."""
-    if os.path.exists(path) and not os.path.isdir(path):
+    folder = open_folder(path)
+    if folder.is_file():
         raise OutputError(f"output.path: {path} is a file. Name a folder; it is made if it is not there.")
-    folder = Folder(path)
-    if not os.path.isdir(path) or folder.exists(RUN):
+    if folder.exists(RUN):
         return
-    here = os.listdir(path)
-    inside = os.listdir(folder.at(OURS)) if folder.at(OURS).is_dir() else []
-    names = [name for name in here if name != OURS or not folder.at(OURS).is_dir()]
-    names += [f"{OURS}/{name}" for name in inside]
-    if foreign := sorted(name for name in names if name not in BEFORE_RUN and not is_partial(name)):
+    names = [name.rstrip("/") for name in folder.entries() if name != f"{OURS}/"]
+    names += [f"{OURS}/{name}" for name in folder.entries(OURS)]
+    if foreign := sorted(name for name in names if not _may_be_before(name)):
         shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         raise OutputError(
             f"output.path: {path} holds files of somebody else: {shown}. Choose an empty or a new folder."
         )
+
+
+def _may_be_before(name: str) -> bool:
+    """Whether a run may have left this before it had a run.json."""
+    return name in BEFORE_RUN or is_partial(name) or name.startswith(f"{EVENTS}.")
 
 
 @contextmanager

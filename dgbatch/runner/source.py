@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -14,7 +13,7 @@ import pyarrow.compute as pc
 from dgbatch.errors import InputError
 from dgbatch.runner import formats
 from dgbatch.runner.complaints import no_column
-from dgbatch.runner.location import root
+from dgbatch.runner.location import join, root
 
 if TYPE_CHECKING:
     import duckdb
@@ -56,7 +55,7 @@ def _unchanged(shard: Shard, count: int) -> None:
 
 
 def _selected(shard: Shard, spec: InputSpec, columns: Sequence[str]) -> Iterator[tuple[list[str], pa.RecordBatch]]:
-    path = os.path.join(root(spec.path), shard.file)
+    path = join(root(spec.path), shard.file)
     condition = Condition(spec.where, formats.layout(path).schema) if spec.where is not None else None
     end, start = shard.first_row + shard.rows, 0
     for batch in formats.batches(path, shard.row_group, _needed(spec, columns, condition)):

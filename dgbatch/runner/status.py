@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dgbatch.runner.folder import open_folder
 from dgbatch.runner.ledger import Tally
 from dgbatch.runner.lock import owner
 from dgbatch.runner.progress import State
-from dgbatch.runner.run_folder import Run
+from dgbatch.runner.run_folder import OURS, RUN, Run
 
 if TYPE_CHECKING:
     from dgbatch.runner.commits import Commit
@@ -91,12 +91,14 @@ def status_of(run: Run, now: datetime | None = None) -> Status:
 
 def find_runs(folder: str | os.PathLike[str]) -> Iterator[Run]:
     """Every run below a folder, itself included, in the order of their names."""
-    for path, folders, _ in os.walk(folder):
-        if Path(path, "_dgbatch", "run.json").is_file():
-            folders.clear()  # a run holds no other run
-            yield Run.open(path)
-        else:
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+    here = open_folder(folder)
+    entries = here.entries()
+    if f"{OURS}/" in entries and here.exists(RUN):
+        yield Run.open(here.path)  # a run holds no other run
+        return
+    for name in entries:
+        if name.endswith("/") and not name.startswith("."):
+            yield from find_runs(str(here.at(name.rstrip("/"))))
 
 
 def _told(events: Iterable[dict[str, Any]]) -> tuple[State, str, int, str]:

@@ -16,6 +16,7 @@ from typing import Any
 from dgbatch.errors import DgbatchError, OutputError, RunCancelled, RunFailed
 from dgbatch.runner.catalog import check_duckdb, holds_run, write_duckdb
 from dgbatch.runner.driver import DRAIN_S, run_job
+from dgbatch.runner.folder import open_folder
 from dgbatch.runner.lock import lock
 from dgbatch.runner.model import ENGINE, describe_model
 from dgbatch.runner.plan import Plan, file_changes, make_plan
@@ -90,7 +91,7 @@ def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s
 
 def completed(path: str, spec: JobSpec, plan: Plan) -> Run | None:
     """The run at this path when it is this job's and there is nothing left to do."""
-    if not Path(path, SUCCESS).exists():
+    if not in_output(path, SUCCESS):
         return None
     run = Run.open(path)
     refuse_other_job(run, spec, plan)
@@ -101,7 +102,7 @@ def completed(path: str, spec: JobSpec, plan: Plan) -> Run | None:
 
 def open_or_create(path: str, spec: JobSpec, plan: Plan, model: dict[str, Any]) -> tuple[Run, bool]:
     """The run at this path, and whether it is a new one. Raises OutputError when it is another job's."""
-    if not Path(path, RUN).exists():
+    if not in_output(path, RUN):
         return Run.create(path, spec.public(), plan, fingerprint(spec, plan), versions(), model), True
     run = Run.open(path)
     refuse_other_job(run, spec, plan)
@@ -135,7 +136,24 @@ def unused(path: str) -> str:
 
 
 def _is_unused(path: str) -> bool:
-    return not os.path.lexists(path) or (os.path.isdir(path) and not os.listdir(path))
+    with usable(path):
+        return open_folder(path).is_free()
+
+
+def in_output(path: str, name: str) -> bool:
+    """Whether the folder of a run holds this file. Raises OutputError where it cannot be read."""
+    with usable(path):
+        return open_folder(path).exists(name)
+
+
+@contextmanager
+def usable(path: str) -> Iterator[None]:
+    """What a store or a disk says before anything has started is about output.path."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).rstrip(".")
+        raise OutputError(f"output.path: {path} cannot be read: {reason}. Choose another folder.") from error
 
 
 @contextmanager

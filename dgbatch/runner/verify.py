@@ -7,7 +7,6 @@ It believes the input, run.json and the plan (which carry checksums), and nothin
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -21,8 +20,9 @@ from dgbatch.errors import InputError, OutputError, RowError
 from dgbatch.runner import formats, source
 from dgbatch.runner.commits import Commit, FileRecord, list_records, read_commit
 from dgbatch.runner.generation import RowSettings
+from dgbatch.runner.input_file import is_file
 from dgbatch.runner.ledger import Ledger
-from dgbatch.runner.location import root
+from dgbatch.runner.location import join, root
 from dgbatch.runner.prompts import noise_key
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.sink import from_bytes, stored_schema
@@ -123,8 +123,8 @@ def check_input(run: Run) -> None:
     """Raises InputError when the input is not what was planned."""
     folder = root(run.spec.input.path)
     for file in run.plan.files:
-        path = os.path.join(folder, file.name)
-        if not os.path.isfile(path):
+        path = join(folder, file.name)
+        if not is_file(path):
             raise InputError(f"{path}: the input file is gone. verify needs the input that the run was made from.")
         now = formats.layout(path)
         if (now.bytes, now.digest) != (file.bytes, file.digest):

@@ -21,7 +21,7 @@ from dgbatch.runner.faults import (
     open_folder,
     workers_at_work,
 )
-from dgbatch.runner.folder import Folder
+from dgbatch.runner.local_folder import LocalFolder
 
 
 @pytest.fixture
@@ -31,12 +31,12 @@ def switches(tmp_path: Path) -> Switches:
 
 @pytest.fixture
 def folder(tmp_path: Path, switches: Switches) -> FaultyFolder:
-    return FaultyFolder(tmp_path / "run", switches)
+    return FaultyFolder(LocalFolder(tmp_path / "run"), switches)
 
 
 def test_folder_has_no_faults_unless_the_environment_says_so(tmp_path, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert type(open_folder(tmp_path)) is Folder
+    assert type(open_folder(tmp_path)) is LocalFolder
     monkeypatch.setenv(VARIABLE, str(tmp_path / "switches"))
     assert type(open_folder(tmp_path)) is FaultyFolder
 
@@ -85,7 +85,8 @@ def test_of_many_who_take_a_switch_one_has_it(switches):
 KILLED = """
 import sys
 from dgbatch.runner.faults import FaultyFolder, Switches
-folder = FaultyFolder(sys.argv[1], Switches(sys.argv[2]))
+from dgbatch.runner.local_folder import LocalFolder
+folder = FaultyFolder(LocalFolder(sys.argv[1]), Switches(sys.argv[2]))
 for shard in range(3):
     folder.put_if_absent(f"data/part-{shard}", b"rows")
 """

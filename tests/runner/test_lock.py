@@ -15,15 +15,16 @@ from pathlib import Path
 import pytest
 
 from dgbatch.errors import OutputError, RunLocked
+from dgbatch.runner import local_lock
 from dgbatch.runner import lock as lock_module
-from dgbatch.runner.folder import Folder
+from dgbatch.runner.local_folder import LocalFolder
 from dgbatch.runner.lock import Owner, lock, owner
 from dgbatch.runner.run_folder import LOCK
 
 
 def leave_behind(path: Path, left: Owner, age_s: float = 0.0) -> None:
     """A lock whose owner did not release it."""
-    Folder(path).put(LOCK, json.dumps(asdict(left)).encode())
+    LocalFolder(path).put(LOCK, json.dumps(asdict(left)).encode())
     freshened = os.stat(path / LOCK).st_mtime - age_s
     os.utime(path / LOCK, (freshened, freshened))
 
@@ -101,7 +102,7 @@ def test_a_lock_nobody_freshened_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_a_lock_file_that_says_nothing_is_nobodys(tmp_path: Path) -> None:
-    Folder(tmp_path).put(LOCK, b"{")
+    LocalFolder(tmp_path).put(LOCK, b"{")
     with lock(str(tmp_path)) as held:
         assert owner(str(tmp_path)) == held.owner
 
@@ -130,7 +131,7 @@ def test_the_heartbeat_keeps_the_lock_fresh_and_sees_that_it_was_lost(
     with lock(str(tmp_path)) as held:
         assert beaten.wait(10)
         thief = replace(Owner.me(), key="thief")
-        with lock_module._guard(held.folder):
+        with local_lock._guard(held.folder):
             held.folder.put(LOCK, json.dumps(asdict(thief)).encode())
         held._heartbeat.join(10)
         assert held.lost
@@ -165,7 +166,7 @@ def test_of_many_who_find_a_stale_lock_exactly_one_takes_it(tmp_path: Path) -> N
     def take() -> None:
         start.wait()
         with suppress(RunLocked):
-            won.append(lock_module._acquire(Folder(tmp_path)))
+            won.append(lock_module.acquire(LocalFolder(tmp_path)))
 
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:

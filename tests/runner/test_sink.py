@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dgbatch.errors import RunFailed
-from dgbatch.runner.folder import Folder
+from dgbatch.runner.local_folder import LocalFolder as Folder
 from dgbatch.runner.schema import Schemas, schemas
 from dgbatch.runner.sink import OutputRow, QuarantinedRow, counts, stored_schema, write_shard
 from tests.runner.conftest import MakeJob

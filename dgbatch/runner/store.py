@@ -1,0 +1,313 @@
+"""One bucket of an object store: S3, GCS or Azure Blob. The only home of obstore.
+
+Every request goes through `Store._try`, the one place that tries again: with growing pauses, for RETRY_S at most. A
+conditional put is tried by us alone, never inside obstore, so that we know when an answer may have been lost. What
+obstore says about a failed request holds URLs and answers of servers, keys and signatures among them; none of it is
+passed on but the status and the store's own code for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dgbatch.errors import LocationError, StoreFailed
+from dgbatch.runner.store_uri import StoreUri, parse
+
+RETRY_S = 60.0  # how long one request is tried again
+PAUSE_S, MOST_PAUSE_S = 0.1, 5.0
+REQUEST_S = 60.0  # for one answer to come
+CONNECT_S = 5.0
+PART_BYTES = 8 << 20  # of an upload in parts
+WHOLE_BYTES = 64 << 20  # what goes up in one request at most
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a store knows of an object without its bytes."""
+
+    key: str
+    size: int
+    tag: str  # another one for other bytes
+    version: str  # of GCS, whose condition it is; else empty
+    modified: datetime  # by the store's clock
+
+
+class Store:
+    """Objects of one bucket by their keys. Raises FileNotFoundError, and StoreFailed for what did not get better."""
+
+    def __init__(self, uri: StoreUri):
+        self.uri = uri
+        self._plain = _connect(uri, {"max_retries": 0})
+        # Of an upload in parts or a listing of many pages one part is repeated, not all of them.
+        self._patient = _connect(uri, {"max_retries": 10, "retry_timeout": timedelta(seconds=RETRY_S)})
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Put an object where there is none: If-None-Match, or what the store calls it. False when the key is taken.
+
+        When the answer to an earlier try was lost, the object that is there may be ours: the same bytes are.
+        """
+        doubtful = False
+
+        def put() -> bool:
+            nonlocal doubtful
+            try:
+                _obstore().put(self._plain, key, data, mode="create", use_multipart=False)
+            except _errors().AlreadyExistsError:
+                if self.find(key) is None:  # S3's conflict of two puts at once: neither may have won
+                    raise _Unsettled from None
+                return doubtful and self.get(key) == data
+            except _errors().GenericError:
+                doubtful = True
+                raise
+            return True
+
+        return self._try(key, put)
+
+    def replace(self, key: str, data: bytes, found: Found) -> bool:
+        """Put an object in place of the one that was found: If-Match. False when that one is not there any more."""
+        mode = {"e_tag": found.tag, "version": found.version} if found.version else {"e_tag": found.tag}
+        doubtful = False
+
+        def put() -> bool:
+            nonlocal doubtful
+            try:
+                _obstore().put(self._plain, key, data, mode=mode, use_multipart=False)
+            except (_errors().PreconditionError, _errors().AlreadyExistsError, FileNotFoundError) as error:
+                _refuse_no_bucket(error, self)
+                return doubtful and self.find(key) is not None and self.get(key) == data
+            except _errors().GenericError:
+                doubtful = True
+                raise
+            return True
+
+        return self._try(key, put)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Put an object, whatever is there; a large one in parts, of which nothing is seen until the last is there."""
+        if len(data) > WHOLE_BYTES:
+            self._try(key, lambda: _obstore().put(self._patient, key, data, use_multipart=True, chunk_size=PART_BYTES))
+        else:
+            self._try(key, lambda: _obstore().put(self._plain, key, data, use_multipart=False))
+
+    def get(self, key: str) -> bytes:
+        """All bytes of an object; never fewer."""
+        return self.read(key)[1]
+
+    def read(self, key: str) -> tuple[Found, bytes]:
+        """An object as it is at one moment: what the store knows of it, and its bytes."""
+
+        def read() -> tuple[Found, bytes]:
+            answer = _obstore().get(self._plain, key)
+            found, data = _found({**answer.meta, "path": key}), bytes(answer.bytes())
+            if len(data) != found.size:
+                raise _Short(len(data), found.size)
+            return found, data
+
+        return self._try(key, read)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """These bytes of an object; never fewer. They must lie inside it."""
+
+        def get() -> bytes:
+            data = bytes(_obstore().get_range(self._plain, key, start=start, length=length))
+            if len(data) != length:
+                raise _Short(len(data), length)
+            return data
+
+        return self._try(key, get) if length else b""
+
+    def find(self, key: str) -> Found | None:
+        """The object under this key; None without one."""
+        try:
+            return _found(self._try(key, lambda: _obstore().head(self._plain, key)))
+        except FileNotFoundError:
+            return None
+
+    def below(self, prefix: str) -> list[Found]:
+        """Every object below this folder, sorted by key."""
+        pages = self._try(prefix, lambda: [list(page) for page in _obstore().list(self._patient, prefix or None)])
+        return sorted((_found(each) for page in pages for each in page), key=lambda found: found.key)
+
+    def inside(self, folder: str) -> tuple[list[Found], list[str]]:
+        """The objects directly in this folder, and the keys of the folders in it; both sorted."""
+        answer = self._try(folder, lambda: _obstore().list_with_delimiter(self._patient, folder or None))
+        found = sorted((_found(each) for each in answer["objects"]), key=lambda found: found.key)
+        return found, sorted(str(prefix).rstrip("/") for prefix in answer["common_prefixes"])
+
+    def delete(self, key: str) -> None:
+        """No object under this key any more; it may be gone already."""
+        try:
+            self._try(key, lambda: _obstore().delete(self._plain, key))
+        except FileNotFoundError:
+            return
+
+    def _try(self, key: str, request: Callable[[], T]) -> T:
+        for pause in _pauses():
+            try:
+                return request()
+            except FileNotFoundError as error:
+                _refuse_no_bucket(error, self)
+                raise FileNotFoundError(errno.ENOENT, "no such object", self.shown(key)) from None
+            except (_errors().BaseError, _Unsettled, OSError) as error:
+                if isinstance(error, StoreFailed):
+                    raise
+                said, is_final = _reason(error)
+                if is_final or pause is None:
+                    raise StoreFailed(errno.EACCES if is_final else errno.EIO, f"{self.shown(key)}: {said}") from None
+                time.sleep(pause)
+        raise AssertionError("the last pause is None")
+
+    def shown(self, key: str = "") -> str:
+        """A key as people would write it."""
+        scheme = {"azure": "abfs"}.get(self.uri.kind, self.uri.kind)
+        account = f"@{self.uri.account}" if self.uri.account else ""
+        return f"{scheme}://{self.uri.bucket}{account}/{key}".rstrip("/")
+
+
+def open_store(uri: str) -> tuple[Store, str]:
+    """The bucket that a URI lies in, and the key in it. Connects to nothing yet."""
+    place = parse(uri)
+    environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(ENVIRONMENT)))
+    return _store(StoreUri(*place.store, ""), environment), place.key
+
+
+ENVIRONMENT = ("AWS_", "GOOGLE_", "AZURE_", "STORAGE_EMULATOR_HOST")
+
+
+@lru_cache(maxsize=16)
+def _store(uri: StoreUri, environment: tuple[tuple[str, str], ...]) -> Store:
+    """A connection is kept for as long as the variables that made it stay as they are."""
+    return Store(uri)
+
+
+class _Unsettled(Exception):
+    """Neither done nor refused: to be tried again."""
+
+
+class _Short(_Unsettled):
+    """An answer that ended before its end."""
+
+    def __init__(self, had: int, due: int):
+        super().__init__(f"the answer broke off after {had:,} of {due:,} bytes")
+
+
+def _connect(uri: StoreUri, retries: dict[str, Any]) -> Any:
+    from obstore.store import AzureStore, GCSStore, S3Store
+
+    endpoints = {
+        "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+        "gs": ("GOOGLE_BASE_URL", "STORAGE_EMULATOR_HOST"),
+        "azure": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+    }[uri.kind]
+    endpoint = next((os.environ[name] for name in endpoints if os.environ.get(name)), "")
+    common: dict[str, Any] = {
+        "client_options": {
+            "timeout": timedelta(seconds=REQUEST_S),
+            "connect_timeout": timedelta(seconds=CONNECT_S),
+            "allow_http": not endpoint.startswith("https://") and bool(endpoint),
+        },
+        "retry_config": retries,
+    }
+    try:
+        if uri.kind == "s3":
+            return S3Store(uri.bucket, **_profile(), **common)
+        if uri.kind == "gs":
+            return GCSStore(uri.bucket, **_emulator(endpoint), **common)
+        account: dict[str, Any] = {"account_name": uri.account} if uri.account else {}
+        return AzureStore(uri.bucket, **account, **common)
+    except (_errors().BaseError, ValueError):
+        names = ", ".join(f"{name}..." for name in ENVIRONMENT[:3])
+        raise LocationError(
+            f"{uri.kind}://{uri.bucket}: the environment does not say how to reach it, or says it wrongly. Look at the "
+            f"variables {names}; docs/object_stores.md lists them."
+        ) from None
+
+
+def _profile() -> dict[str, Any]:
+    """Credentials of ~/.aws, which obstore does not read itself; boto3 does."""
+    if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_SKIP_SIGNATURE"):
+        return {}
+    files = (os.environ.get(name) for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"))
+    has_files = any(files) or any(Path(path).expanduser().exists() for path in ("~/.aws/credentials", "~/.aws/config"))
+    if not (os.environ.get("AWS_PROFILE") or has_files) or importlib.util.find_spec("boto3") is None:
+        return {}
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    return {"credential_provider": Boto3CredentialProvider()}
+
+
+def _emulator(endpoint: str) -> dict[str, Any]:
+    """An emulator of GCS asks for no credentials."""
+    if not os.environ.get("STORAGE_EMULATOR_HOST") or os.environ.get("GOOGLE_BASE_URL"):
+        return {}
+    url = endpoint if "://" in endpoint else f"http://{endpoint}"
+    nobody = '"disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": ""'
+    return {"service_account_key": f'{{"gcs_base_url": "{url}", {nobody}}}'}
+
+
+def _pauses() -> Iterator[float | None]:
+    """What to wait after each failed try; None after the last."""
+    end, pause = time.monotonic() + RETRY_S, PAUSE_S
+    while time.monotonic() + pause < end:
+        yield pause * random.uniform(0.5, 1.0)  # many workers should not come back all at once
+        pause = min(pause * 2, MOST_PAUSE_S)
+    yield None
+
+
+def _reason(error: Exception) -> tuple[str, bool]:
+    """What to tell of a failed request, and whether trying again is of no use."""
+    text = str(error)
+    if isinstance(error, _Unsettled):
+        return text or "two writers were in each other's way", False
+    status = re.search(r"status code: (\d{3})", text)
+    code = re.search(r"<Code>(\w{1,60})</Code>", text)
+    if status is not None or isinstance(error, (_errors().PermissionDeniedError, _errors().UnauthenticatedError)):
+        number = int(status[1]) if status else 403
+        said = f"the store answered {number}" + (f" {code[1]}" if code else "")
+        if "169.254." in text or "metadata" in text:
+            return "no credentials were found. Set them in the environment, see docs/object_stores.md", True
+        if number in (401, 403):
+            return f"{said}. Are the credentials right, and may they do this?", True
+        return said, number < 500 and number not in (408, 409, 423, 425, 429)
+    if "timed out" in text or "timeout" in text.lower():
+        return f"no answer within {REQUEST_S:g} s", False
+    if "error sending request" in text:
+        return "the store cannot be reached. Is its endpoint right?", False
+    if "error decoding response body" in text or "body" in text:
+        return "the answer broke off", False
+    return "the request failed", False
+
+
+def _refuse_no_bucket(error: Exception, store: Store) -> None:
+    if re.search(r"NoSuchBucket|ContainerNotFound|specified bucket does not exist", str(error)):
+        raise StoreFailed(errno.ENOENT, f"{store.shown()}: no such bucket. Make it first, or name another.") from None
+
+
+def _found(meta: Any) -> Found:
+    tag, version = meta["e_tag"] or "", meta["version"] or ""
+    return Found(str(meta["path"]), int(meta["size"]), tag, version, meta["last_modified"])
+
+
+def _obstore() -> Any:
+    import obstore
+
+    return obstore
+
+
+def _errors() -> Any:
+    from obstore import exceptions
+
+    return exceptions
