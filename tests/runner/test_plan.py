@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgbatch.errors import InputError, JobError
+from dgbatch.errors import InputError, JobError, LocationError
 from dgbatch.runner import formats, source
 from dgbatch.runner.plan import Plan, Shard, cut, file_changes, make_plan
 from dgbatch.runner.spec import load_job
 
 
 def refused(spec) -> str:
-    with pytest.raises((InputError, JobError)) as caught:
+    with pytest.raises((InputError, JobError, LocationError)) as caught:
         make_plan(spec)
     message = str(caught.value)
     assert len(message.splitlines()) <= 3 and len(message) < 1200 and caught.value.exit_code == 2
