@@ -8,7 +8,8 @@ that arrived, as JSON.
 
 The checkpoint is a folder with `fake.json`: {"step_s": seconds per step, "load_s": ..., "load_error": a checkpoint
 error, "load_crash": an exception, "load_exit": an exit code, "checksum": ..., "orders": {row id: orders as in a prompt,
-which leave the prompt and so its answer as they are}}. The environment variable DGBATCH_FAKE may hold more of the same.
+which leave the prompt and so its answer as they are}, "first": a file that is made with the first prompt}. The
+environment variable DGBATCH_FAKE may hold more of the same.
 
 While faults are on (runner/faults.py), it has two moments of its own, of the row that the switch names: `taken`, before
 it is generated, and `generating`.
@@ -60,6 +61,7 @@ class FakeEngine:
         self.device_name = "fake"
         self._step_s: float = settings.get("step_s", 0.0)
         self._orders: dict[str, str] = settings.get("orders", {})
+        self._first: str | None = settings.get("first")
 
     @classmethod
     def load(
@@ -90,6 +92,8 @@ class FakeEngine:
                     break
                 assert isinstance(prompt, Prompt)
                 self.stats.prompts += 1
+                if self._first and self.stats.prompts == 1:
+                    Path(self._first).touch()
                 _strike("taken", prompt.id)
                 orders = prompt.messages[-1]["content"] + self._orders.get(prompt.id, "")
                 if "!reject" in orders and _lacking(orders):

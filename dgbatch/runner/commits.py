@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -126,7 +127,12 @@ def put_commit(folder: Folder, run: str, commit: Commit) -> bool:
 
 def list_records(folder: Folder) -> list[str]:
     """Names of all commit records, shard by shard: whole, pieces, rounds."""
-    return sorted((name for name in folder.list(COMMITS) if name.endswith(".json")), key=_place)
+    return in_order(folder.list(COMMITS))
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Those of these names that are of records, as `list_records` has them."""
+    return sorted((name for name in names if name.endswith(".json")), key=_place)
 
 
 def read_commit(folder: Folder, run: str, name: str) -> Commit:

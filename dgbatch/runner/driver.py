@@ -14,7 +14,7 @@ from dgbatch.errors import DgbatchError, OutputError, RunCancelled, RunFailed
 from dgbatch.runner.actors import Actor, Actors
 from dgbatch.runner.crew import crew
 from dgbatch.runner.dispatch import Dispatch, Task
-from dgbatch.runner.ledger import Tally
+from dgbatch.runner.ledger import Ledger, Tally
 from dgbatch.runner.model import ENGINE
 from dgbatch.runner.poison import Fate
 from dgbatch.runner.progress import OnProgress
@@ -44,15 +44,17 @@ def run_job(
     engine: str = ENGINE,
     drain_s: float = DRAIN_S,
     again: Mapping[int, Again] = MappingProxyType({}),
+    ledger: Ledger | None = None,
 ) -> None:
     """Commit every shard of the plan that is not committed yet; with `again`, these rounds of retry by shard instead.
 
+    ledger: of this run, where the caller has read it a moment ago.
     Raises RunFailed when shards used up their attempts, RunCancelled after Ctrl-C, and what a worker could not load as
     the error it is.
     """
     expected = sum(each.samples for each in again.values()) or plan.expected
     telling = Telling(spec.name, run.path, expected, len(again or plan.shards), on_progress or (lambda progress: None))
-    driver = Driver(spec, plan, run, telling, drain_s, again)
+    driver = Driver(spec, plan, run, telling, drain_s, again, run.ledger() if ledger is None else ledger)
     if not driver.dispatch.done:
         telling.say("starting Ray")
         telling.tell(driver.so_far, [])
@@ -67,9 +69,16 @@ class Driver:
     actors: Actors  # from `work` on
 
     def __init__(
-        self, spec: JobSpec, plan: Plan, run: Run, telling: Telling, drain_s: float, again: Mapping[int, Again]
+        self,
+        spec: JobSpec,
+        plan: Plan,
+        run: Run,
+        telling: Telling,
+        drain_s: float,
+        again: Mapping[int, Again],
+        ledger: Ledger,
     ):
-        self.ledger = run.ledger()
+        self.ledger = ledger
         self.spec, self.plan, self.run, self.telling, self.drain_s = spec, plan, run, telling, drain_s
         self.again = again
         if again:

@@ -24,7 +24,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -150,6 +150,10 @@ class FaultyFolder(Folder):
     def list(self, folder: str = "") -> Sequence[str]:
         self._may_fail("list", folder)
         return self._folder.list(folder)
+
+    def versions(self, folder: str = "") -> Mapping[str, str]:
+        self._may_fail("list", folder)
+        return self._folder.versions(folder)
 
     def log(self, name: str) -> bytes:
         return self._folder.log(name)

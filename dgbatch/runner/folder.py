@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,10 @@ class Folder(ABC):
     @abstractmethod
     def list(self, folder: str = "") -> Sequence[str]:
         """Names of the files directly in this folder, sorted; without those that are still being written."""
+
+    @abstractmethod
+    def versions(self, folder: str = "") -> Mapping[str, str]:
+        """By the name of each file directly in this folder: a text that is another one when the file is replaced."""
 
     @abstractmethod
     def partials(self, folder: str = "") -> Sequence[str]:

@@ -83,6 +83,11 @@ class Ledger:
         if all(commit.name != each.name for each in known):
             self._know(commit.shard, (*known, commit))
 
+    @property
+    def records(self) -> int:
+        """How many it knows of."""
+        return sum(map(len, self._known.values()))
+
     def fits(self, commit: Commit) -> bool:
         """Whether the plan has the rows that this record is about."""
         shard = self._shards.get(commit.shard)
@@ -103,6 +108,11 @@ class Ledger:
     # ---- what counts
 
     @property
+    def known(self) -> list[Commit]:
+        """All records of rows that the plan has, whether they count or not."""
+        return [commit for index in sorted(self._known) for commit in self._known[index]]
+
+    @property
     def counted(self) -> list[Commit]:
         """All records that count, in the order of the plan."""
         return [commit for index in sorted(self._counted) for commit in self._counted[index]]
@@ -110,8 +120,7 @@ class Ledger:
     @property
     def lost(self) -> list[Commit]:
         """Records that do not count."""
-        known = (commit for index in sorted(self._known) for commit in self._known[index])
-        return [*self._foreign, *(commit for commit in known if commit not in self._counted[commit.shard])]
+        return [*self._foreign, *(commit for commit in self.known if commit not in self._counted[commit.shard])]
 
     def of_shard(self, index: int) -> tuple[Commit, ...]:
         """Those of one shard: pieces in the order of their rows, then rounds of retry."""

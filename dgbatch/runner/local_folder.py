@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +68,14 @@ class LocalFolder(Folder):
 
     def list(self, folder: str = "") -> Sequence[str]:
         return [name for name in self._all(folder) if not is_partial(name)]
+
+    def versions(self, folder: str = "") -> Mapping[str, str]:
+        try:
+            with os.scandir(self.at(folder)) as entries:
+                states = [(f"{folder}/{entry.name}" if folder else entry.name, entry.stat()) for entry in entries]
+        except FileNotFoundError:
+            return {}
+        return {name: f"{state.st_size}-{state.st_mtime_ns}-{state.st_ino}" for name, state in states}
 
     def partials(self, folder: str = "") -> Sequence[str]:
         return [name for name in self._all(folder) if is_partial(name)]

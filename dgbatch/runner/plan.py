@@ -107,10 +107,7 @@ def make_plan(spec: JobSpec) -> Plan:
     Parquet without input.id and input.where is planned from the footers alone. Raises InputError.
     """
     shown = spec.public()["input"]["path"]
-    names = location.files(spec.input.path, shown)
-    root = location.root(spec.input.path)
-    _refuse_own_output(spec, root, names)
-    layouts = [formats.layout(location.join(root, name)) for name in names]
+    root, names, layouts = _look(spec)
     schema = _common_schema(names, layouts)
     if not sum(sum(layout.groups) for layout in layouts):
         raise InputError(f"input.path: {shown} has no rows. Give a file with at least one prompt.")
@@ -120,11 +117,26 @@ def make_plan(spec: JobSpec) -> Plan:
     if not shards:
         total = sum(sum(layout.groups) for layout in layouts)
         raise InputError(f"input.where: none of the {total:,} rows passes {spec.input.where!r}. Loosen the condition.")
-    files = tuple(
-        InputFile(name, layout.bytes, sum(layout.groups), layout.digest)
-        for name, layout in zip(names, layouts, strict=True)
-    )
-    return Plan(tuple(shards), sum(shard.selected for shard in shards), files, schema, spec.generation.samples)
+    selected = sum(shard.selected for shard in shards)
+    return Plan(tuple(shards), selected, _input_files(names, layouts), schema, spec.generation.samples)
+
+
+def input_files(spec: JobSpec) -> tuple[InputFile, ...]:
+    """What the input is now, as a plan knows it: two plans of one job on the same files are the same."""
+    _, names, layouts = _look(spec)
+    return _input_files(names, layouts)
+
+
+def _look(spec: JobSpec) -> tuple[str, list[str], list[formats.Layout]]:
+    names = location.files(spec.input.path, spec.public()["input"]["path"])
+    root = location.root(spec.input.path)
+    _refuse_own_output(spec, root, names)
+    return root, names, [formats.layout(location.join(root, name)) for name in names]
+
+
+def _input_files(names: Sequence[str], layouts: Sequence[formats.Layout]) -> tuple[InputFile, ...]:
+    pairs = zip(names, layouts, strict=True)
+    return tuple(InputFile(name, layout.bytes, sum(layout.groups), layout.digest) for name, layout in pairs)
 
 
 def cut(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any
@@ -24,6 +24,7 @@ from dgbatch.errors import OutputError, RunFailed, RunNotFound
 from dgbatch.records import CurvePoint
 from dgbatch.runner import attempts
 from dgbatch.runner.commits import COMMITS, Commit, is_part, list_records, put_commit, read_commit
+from dgbatch.runner.compaction import COMPACT, compact, forget, read_records
 from dgbatch.runner.dispatch import Tries
 from dgbatch.runner.faults import open_folder
 from dgbatch.runner.folder import Folder, is_partial
@@ -43,6 +44,7 @@ ATTEMPTS = f"{OURS}/attempts.json"
 LOCK = f"{OURS}/lock.json"
 GUARD = f"{OURS}/lock.guard"
 SUCCESS = "_SUCCESS"
+COMPACT_EVERY = 1000  # records: that many are read one by one in less than a second
 BEFORE_RUN = {PLAN, EVENTS, ATTEMPTS, LOCK, GUARD}  # what may lie in a folder whose run.json was never put
 
 
@@ -52,6 +54,7 @@ class Run:
     def __init__(self, folder: Folder, info: dict[str, Any]):
         self.folder = folder
         self.info = info
+        self._loose = 0  # records that are in no compaction, as far as this process knows
 
     @classmethod
     def create(
@@ -167,9 +170,15 @@ class Run:
         """Whether the run was finalised: everything is committed and verify held."""
         return self.folder.exists(SUCCESS)
 
-    def ledger(self) -> Ledger:
-        """What is done, and what is left. OutputError for a record that cannot be trusted."""
-        records = (read_commit(self.folder, self.fingerprint, name) for name in list_records(self.folder))
+    def ledger(self, proof: bool = False) -> Ledger:
+        """What is done, and what is left. OutputError for a record that cannot be trusted.
+
+        proof: read each record itself, and no copy of it.
+        """
+        if proof:
+            records = [read_commit(self.folder, self.fingerprint, name) for name in list_records(self.folder)]
+        else:
+            records, self._loose = read_records(self.folder, self.fingerprint)
         return Ledger.of(self.plan.shards, records)
 
     def commits(self) -> list[Commit]:
@@ -194,9 +203,23 @@ class Run:
         standing = commit if won else read_commit(self.folder, self.fingerprint, commit.name)
         if ledger is not None:
             ledger.add(standing)
+            self._loose += 1
+            self._compact(ledger)
         if not won:
             self._lose(commit, [standing])
         return won
+
+    def _compact(self, ledger: Ledger) -> None:
+        """Copy the records into one file when many are in none: each 1,000, or each tenth where there are more."""
+        if self._loose >= COMPACT_EVERY and self._loose >= ledger.records // 10:
+            with suppress(OSError):  # a copy that is not there costs some seconds, and nothing else
+                compact(self.folder, self.fingerprint, ledger.known)
+            self._loose = 0
+
+    def forget_copies(self) -> None:
+        """Believe nothing but the records themselves from now on: the proof has failed."""
+        with suppress(OSError):
+            forget(self.folder)
 
     def _lose(self, lost: Commit, rivals: Iterable[Commit]) -> None:
         for standing in rivals:
@@ -238,7 +261,7 @@ class Run:
         with _losing_nothing(self.path, SUCCESS):
             self.folder.delete(SUCCESS)
             self.folder.delete(ATTEMPTS)
-            self._remove_lost(self.ledger())
+            self._remove_lost(self.ledger(proof=True))
 
     def _remove_lost(self, ledger: Ledger) -> None:
         """Records that do not count: their names may be needed."""
@@ -247,7 +270,7 @@ class Run:
 
     def finalise(self) -> None:
         """Remove what does not count and write _SUCCESS: now data/ is the dataset. The caller has verified."""
-        ledger = self.ledger()
+        ledger = self.ledger(proof=True)
         if not ledger.complete:
             left = list(dict.fromkeys(shard.index for shard, _ in ledger.outstanding()))
             raise RunFailed(f"{self.path}: {len(left)} shards are not committed, first {left[0]}. Submit again.")
@@ -258,9 +281,10 @@ class Run:
                 for name in self.folder.list(where):
                     if is_part(name) and name not in named:
                         self.folder.delete(name)
-            for where in ("data", "quarantine", OURS, COMMITS):
+            for where in ("data", "quarantine", OURS, COMMITS, COMPACT):
                 for name in self.folder.partials(where):
                     self.folder.delete(name)
+            self._compact(ledger)
             done = {"fingerprint": self.fingerprint, "ok": ledger.tally.ok, "quarantined": ledger.tally.quarantined}
             self.folder.put(SUCCESS, (json.dumps(done) + "\n").encode())
 

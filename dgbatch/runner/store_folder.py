@@ -6,7 +6,7 @@ Objects cannot grow: a log is rewritten with each line, until it is SEGMENT_BYTE
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dgbatch.runner.folder import Folder
@@ -66,9 +66,15 @@ class StoreFolder(Folder):
         return self.store.find(self.key(name)) is not None
 
     def list(self, folder: str = "") -> Sequence[str]:
-        return [
-            self._name(found.key) for found in self.store.inside(self.key(folder))[0] if found.key != self.key(folder)
-        ]
+        return list(self.versions(folder))
+
+    def versions(self, folder: str = "") -> Mapping[str, str]:
+        where = self.key(folder)
+        return {
+            self._name(found.key): f"{found.size}-{found.tag}-{found.version}-{found.modified.isoformat()}"
+            for found in self.store.inside(where)[0]
+            if found.key != where
+        }
 
     def partials(self, folder: str = "") -> Sequence[str]:
         """None ever: what a dead process left of an upload in parts is no object."""

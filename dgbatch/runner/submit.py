@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
@@ -19,7 +19,7 @@ from dgbatch.runner.driver import DRAIN_S, run_job
 from dgbatch.runner.folder import open_folder
 from dgbatch.runner.lock import lock
 from dgbatch.runner.model import ENGINE, describe_model
-from dgbatch.runner.plan import Plan, file_changes, make_plan
+from dgbatch.runner.plan import Plan, file_changes, input_files, make_plan
 from dgbatch.runner.progress import OnProgress, Progress
 from dgbatch.runner.run_folder import ATTEMPTS, EVENTS, PLAN, RUN, SUCCESS, Run
 from dgbatch.runner.schema import schemas
@@ -63,9 +63,9 @@ def submit(
 def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s: float) -> Submitted:
     started = time.monotonic()
     tell(Progress("validating", spec.name, spec.output.path, note="reading the input"))
-    plan = make_plan(spec)
-    columns = schemas(spec, plan.schema)  # raises for columns that clash
     path = unused(spec.output.path) if new_run else spec.output.path
+    plan = plan_of(path, spec)
+    columns = schemas(spec, plan.schema)  # raises for columns that clash
     complete = completed(path, spec, plan)
     if complete is not None:
         return Submitted(complete, status_of(complete), None, True, plan.expected, time.monotonic() - started)
@@ -75,9 +75,10 @@ def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s
         check_duckdb(spec.output.duckdb, fingerprint(spec, plan), columns)
     with lock(path):
         run, is_new = open_or_create(path, spec, plan, model)
-        rows_before = run.ledger().tally.rows
+        ledger = run.ledger()
+        rows_before = ledger.tally.rows
         with told(run, is_new):
-            run_job(spec, plan, run, tell, engine, drain_s)
+            run_job(spec, plan, run, tell, engine, drain_s, ledger=ledger)
             run.event("finalizing")
             tell(
                 Progress(
@@ -87,6 +88,19 @@ def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s
             )  # fmt: skip
             verification = finish(run, spec)
     return Submitted(run, status_of(run), verification, False, rows_before, time.monotonic() - started)
+
+
+def plan_of(path: str, spec: JobSpec) -> Plan:
+    """The plan of the run at this path where it was made of this job and this input, else a new one.
+
+    Cutting an input anew means reading all of its ids, which takes longer than resuming should.
+    """
+    if Path(path, RUN).exists():
+        run = Run.open(path)
+        now = replace(run.plan, files=input_files(spec))
+        if fingerprint(spec, now) == run.fingerprint:
+            return run.plan
+    return make_plan(spec)
 
 
 def completed(path: str, spec: JobSpec, plan: Plan) -> Run | None:
@@ -181,6 +195,7 @@ def finish(run: Run, spec: JobSpec) -> Verification:
     """Prove the dataset, then call it complete."""
     verification = verify(run)
     if not verification.holds:
+        run.forget_copies()
         raise RunFailed(f"{run.path}: the dataset does not hold: {verification}. See: dgbatch verify {run.path}")
     if spec.output.duckdb:
         Path(spec.output.duckdb).parent.mkdir(parents=True, exist_ok=True)
