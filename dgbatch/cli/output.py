@@ -14,6 +14,7 @@ from dgbatch.errors import DgbatchError
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
+    from rich.text import Text
 
 
 def print_json(answer: Mapping[str, Any]) -> None:
@@ -25,7 +26,29 @@ def print_error(error: DgbatchError, as_json: bool = False) -> None:
     """Thing, value and fix in a few lines; for programs with --json too."""
     if as_json:
         print_json({"error": {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}})
-    print(f"error: {error}", file=sys.stderr)
+    if not sys.stderr.isatty():
+        print(f"error: {error}", file=sys.stderr)
+        return
+    from rich.console import Console
+
+    screen = Console(stderr=True, highlight=False, markup=False)
+    for line in f"error: {error}".splitlines():
+        screen.print(painted(line), soft_wrap=True)
+
+
+def painted(line: str) -> Text:
+    """A line of an error as a terminal shows it: what was in red, what is in green."""
+    from rich.text import Text
+
+    text = Text(line)
+    if line.startswith("error:"):
+        text.stylize("bold red", 0, len("error:"))
+    elif line.startswith(("    - ", "    + ")):
+        text.stylize("red" if line[4] == "-" else "green")
+    elif line.startswith("  ") and (arrow := line.find(" -> ")) > 0:
+        text.stylize("red", line.find(": ") + 2, arrow)
+        text.stylize("green", arrow + len(" -> "))
+    return text
 
 
 def show(*things: RenderableType) -> None:

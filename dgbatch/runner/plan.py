@@ -158,19 +158,6 @@ def cut(
         first = end
 
 
-def file_changes(old: Plan, new: Plan) -> list[str]:
-    """Readable differences of the input files of two plans."""
-    before, after = ({file.name: file for file in plan.files} for plan in (old, new))
-    lines = [f"input file {name}: is gone" for name in before if name not in after]
-    lines += [f"input file {name}: is new" for name in after if name not in before]
-    for name, file in after.items():
-        was = before.get(name)
-        if was is not None and was != file:
-            rows = f"{was.rows:,} -> {file.rows:,} rows" if was.rows != file.rows else "other content"
-            lines.append(f"input file {name}: {rows}")
-    return lines
-
-
 def _shards(
     spec: JobSpec, root: str, names: Sequence[str], layouts: Sequence[formats.Layout], schema: pa.Schema
 ) -> list[Shard]:

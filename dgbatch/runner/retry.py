@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from dgbatch.errors import DgbatchError, JobError, OutputError, RunFailed
 from dgbatch.runner.again import COLUMNS, Again, Leftover
+from dgbatch.runner.difference import job_difference
 from dgbatch.runner.driver import DRAIN_S, run_job
 from dgbatch.runner.ledger import base
 from dgbatch.runner.lock import lock
@@ -23,7 +24,7 @@ from dgbatch.runner.model import ENGINE, describe_model
 from dgbatch.runner.overrides import apply_override
 from dgbatch.runner.progress import OnProgress, Progress
 from dgbatch.runner.run_folder import Run
-from dgbatch.runner.spec import JobSpec, changes, hiding_secrets
+from dgbatch.runner.spec import JobSpec, hiding_secrets
 from dgbatch.runner.status import Status, status_of
 from dgbatch.runner.submit import finish, refuse_other_model, told
 from dgbatch.runner.verify import Verification, check_input, read_file
@@ -138,7 +139,7 @@ def overridden(run: Run, overrides: Sequence[str]) -> JobSpec:
     for override in overrides:
         apply_override(data, override, JobSpec)
     spec = JobSpec.from_public(data)
-    if changed := changes(run.info["spec"], spec.public()):
+    if changed := job_difference(run.info["spec"], spec.public()):
         raise JobError(
             f"--set {changed[0]}: this decides rows or tokens, and those of {run.path} are made. A retry may change "
             "workers and retry, and where input and checkpoint lie; for all else submit a new run."

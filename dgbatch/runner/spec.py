@@ -311,15 +311,12 @@ def fingerprint(spec: JobSpec, plan: Plan) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Readable differences of two `JobSpec.public`, of what counts: ["generation.seed: 0 -> 1"]."""
+def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(path, before, after) of each field that counts and differs in two `JobSpec.public`; None: not set."""
     before, after = dict(_leaves(_what_counts(old))), dict(_leaves(_what_counts(new)))
     paths = [*before, *(path for path in after if path not in before)]
-    return [
-        f"{path}: {_short(before.get(path))} -> {_short(after.get(path))}"
-        for path in paths
-        if before.get(path) != after.get(path)
-    ]
+    values = [(path, before.get(path), after.get(path)) for path in paths]
+    return [(path, was, now) for path, was, now in values if was != now]
 
 
 def _leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -328,10 +325,3 @@ def _leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any
             yield from _leaves(inside, f"{path}{key}.")
         else:
             yield f"{path}{key}", list(inside) if isinstance(inside, tuple) else inside
-
-
-def _short(value: Any, most: int = 60) -> str:
-    if value is None:
-        return "not set"
-    text = value if isinstance(value, str) and value.isprintable() else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= most else f"{text[: most - 3]}..."

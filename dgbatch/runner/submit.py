@@ -11,19 +11,20 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dgbatch.errors import DgbatchError, OutputError, RunCancelled, RunFailed
 from dgbatch.runner.catalog import check_duckdb, holds_run, write_duckdb
+from dgbatch.runner.difference import input_difference, job_difference, model_difference
 from dgbatch.runner.driver import DRAIN_S, run_job
 from dgbatch.runner.folder import open_folder
 from dgbatch.runner.lock import lock
 from dgbatch.runner.model import ENGINE, describe_model
-from dgbatch.runner.plan import Plan, file_changes, input_files, make_plan
+from dgbatch.runner.plan import Plan, input_files, make_plan
 from dgbatch.runner.progress import OnProgress, Progress
 from dgbatch.runner.run_folder import ATTEMPTS, EVENTS, PLAN, RUN, SUCCESS, Run
 from dgbatch.runner.schema import schemas
-from dgbatch.runner.spec import JobSpec, changes, fingerprint, hiding_secrets, load_job
+from dgbatch.runner.spec import JobSpec, fingerprint, hiding_secrets, load_job
 from dgbatch.runner.status import Status, status_of
 from dgbatch.runner.verify import Verification, verify
 
@@ -127,21 +128,24 @@ def open_or_create(path: str, spec: JobSpec, plan: Plan, model: dict[str, Any]) 
 def refuse_other_job(run: Run, spec: JobSpec, plan: Plan) -> None:
     if run.fingerprint == fingerprint(spec, plan):
         return
-    lines = [*changes(run.info["spec"], spec.public()), *file_changes(run.plan, plan)]
-    listed = "\n".join(f"  {line}" for line in lines) or "  (made by another version of dgbatch)"
-    raise OutputError(
-        f"{run.path}: this folder holds a run of another job. What changed:\n{listed}\n"
-        "Undo the change to go on with that run, give another output.path, or start anew with --new-run."
-    )
+    lines = [*job_difference(run.info["spec"], spec.public()), *input_difference(run.plan, plan)]
+    _refuse_changed(run, lines or ["nothing that this version of dgbatch knows of: another version made the run"])
 
 
 def refuse_other_model(run: Run, spec: JobSpec, model: dict[str, Any]) -> None:
     before, now = run.info.get("model", {}).get("checksum"), model.get("checksum")
     if before and now and before != now:
-        raise OutputError(
-            f"{run.path}: this run was started with other files of the checkpoint {spec.model.checkpoint} (checksum "
-            f"{before[:12]}, now {now[:12]}). Put the old files back, or start anew with --new-run."
-        )
+        _refuse_changed(run, model_difference(spec.model.checkpoint, before, now))
+
+
+def _refuse_changed(run: Run, lines: Sequence[str]) -> NoReturn:
+    tally = run.ledger().tally
+    listed = "\n".join(f"  {line}" for line in lines)
+    raise OutputError(
+        f"{run.path}: this run was begun with another job, input or model. What has changed:\n\n{listed}\n\n"
+        f"Put it back, and the run goes on: {tally.rows:,} of {run.plan.expected:,} rows are done. Or keep the change "
+        "and start anew beside it, with --new-run or another output.path."
+    )
 
 
 def unused(path: str) -> str:

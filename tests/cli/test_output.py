@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from dgbatch.cli.output import invoked_as
+from dgbatch.cli.output import invoked_as, painted
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,19 @@ def test_next_commands_are_named_as_this_one_was_typed(tmp_path, monkeypatch, ar
     monkeypatch.setattr(sys, "argv", [argv])
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if on_path else None)
     assert invoked_as() == typed
+
+
+@pytest.mark.parametrize(
+    ("line", "styles"),
+    [
+        ("error: out: this run was begun", [("error:", "bold red")]),
+        ("  generation.seed: 0 -> 7", [("0", "red"), ("7", "green")]),
+        ("    - 4 rows", [("    - 4 rows", "red")]),
+        ("    + 5 rows", [("    + 5 rows", "green")]),
+        ("Put it back -> or not", []),
+    ],
+)
+def test_what_was_is_red_and_what_is_is_green(line, styles):
+    text = painted(line)
+    assert text.plain == line
+    assert [(line[span.start : span.end], span.style) for span in text.spans] == styles

@@ -88,7 +88,9 @@ def test_changed_job_is_refused_with_what_changed_unless_it_is_a_new_run(tmp_pat
 
 def test_changed_input_is_refused_with_the_file_that_changed(tmp_path):
     submit(fake_job(tmp_path, PROMPTS[:4]))
-    with pytest.raises(OutputError, match=r"prompts\.parquet: 4 -> 5 rows"):
+    with pytest.raises(
+        OutputError, match=r"input file prompts\.parquet\n    - 4 rows, [\d,]+ bytes.*\n    \+ 5 rows, "
+    ):
         submit(fake_job(tmp_path, PROMPTS[:5]))
 
 
@@ -259,7 +261,9 @@ def test_resumed_run_with_changed_checkpoint_files_is_refused(tmp_path, monkeypa
     with pytest.raises(RunFailed):
         submit(job)
     model["checksum"] = "bbbb"
-    with pytest.raises(OutputError, match="started with other files of the checkpoint"):
+    with pytest.raises(
+        OutputError, match=r"model files of .*\n    - checksum aaaa\n    \+ checksum bbbb\n\nPut it back, .* --new-run"
+    ):
         submit(job)
 
 
@@ -308,7 +312,7 @@ def test_drain_has_a_limit(tmp_path):
 
 
 def test_keyboard_interrupt_outside_of_the_loop_is_a_cancelled_run(tmp_path, monkeypatch):
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(steps, "run_job", interrupted)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dgbatch.errors import InputError, JobError, LocationError
 from dgbatch.runner import formats, source
-from dgbatch.runner.plan import Plan, Shard, cut, file_changes, make_plan
+from dgbatch.runner.plan import Plan, Shard, cut, make_plan
 from dgbatch.runner.spec import load_job
 
 
@@ -277,25 +277,6 @@ def test_output_column_that_clashes_is_refused_by_the_plan(make_job):
 
 def test_template_that_does_not_parse_is_refused(make_job, some_rows):
     assert "prompt.template: line 1 of the template" in refused(make_job(some_rows(1), "prompt.template={{ a"))
-
-
-def test_file_changes_read_as_a_diff(make_job, some_rows, tmp_path):
-    (tmp_path / "data").mkdir()
-    for name in ("a", "b", "c"):
-        pq.write_table(some_rows(2), tmp_path / "data" / f"{name}.parquet")
-    spec = make_job(None, "input.path=data")
-    old = make_plan(spec)
-    pq.write_table(some_rows(3), tmp_path / "data" / "a.parquet")
-    os.remove(tmp_path / "data" / "b.parquet")
-    pq.write_table(some_rows(2), tmp_path / "data" / "c.parquet", compression="zstd")
-    pq.write_table(some_rows(2), tmp_path / "data" / "d.parquet")
-    assert file_changes(old, make_plan(spec)) == [
-        "input file b.parquet: is gone",
-        "input file d.parquet: is new",
-        "input file a.parquet: 2 -> 3 rows",
-        "input file c.parquet: other content",
-    ]
-    assert file_changes(old, old) == []
 
 
 @given(
