@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dgbatch.runner.commits import COMMITS, Commit, FileRecord, in_order, read_commit
-from dgbatch.runner.folder import is_partial
+from dgbatch.runner.store_uri import is_uri
 
 if TYPE_CHECKING:
     from dgbatch.runner.folder import Folder
@@ -41,10 +41,10 @@ def read_records(folder: Folder, run: str) -> tuple[list[Commit], int]:
     held = {
         commit.name: commit for version, commit in _compacted(folder, run) if versions.get(commit.name, "") == version
     }
-    loose = [name for name in in_order(versions) if name not in held and not is_partial(name)]
+    loose = [name for name in in_order(versions) if name not in held]
     if not loose:
         return list(held.values()), 0
-    with ThreadPoolExecutor(READERS if "://" in folder.path else 1) as pool:
+    with ThreadPoolExecutor(READERS if is_uri(folder.path) else 1) as pool:
         return [*held.values(), *pool.map(lambda name: read_commit(folder, run, name), loose)], len(loose)
 
 

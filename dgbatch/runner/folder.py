@@ -61,7 +61,7 @@ class Folder(ABC):
 
     @abstractmethod
     def versions(self, folder: str = "") -> Mapping[str, str]:
-        """By the name of each file directly in this folder: a text that is another one when the file is replaced."""
+        """By each name that `list` gives: a text that is another one when the file is put anew with other bytes."""
 
     @abstractmethod
     def partials(self, folder: str = "") -> Sequence[str]:

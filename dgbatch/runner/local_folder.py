@@ -70,12 +70,16 @@ class LocalFolder(Folder):
         return [name for name in self._all(folder) if not is_partial(name)]
 
     def versions(self, folder: str = "") -> Mapping[str, str]:
-        try:
-            with os.scandir(self.at(folder)) as entries:
-                states = [(f"{folder}/{entry.name}" if folder else entry.name, entry.stat()) for entry in entries]
-        except FileNotFoundError:
-            return {}
-        return {name: f"{state.st_size}-{state.st_mtime_ns}-{state.st_ino}" for name, state in states}
+        found = {}
+        with suppress(FileNotFoundError), os.scandir(self.at(folder)) as entries:
+            for entry in entries:
+                if is_partial(entry.name) or entry.is_dir():
+                    continue
+                with suppress(FileNotFoundError):  # deleted a moment ago: the others are still there
+                    state = entry.stat()
+                    name = f"{folder}/{entry.name}" if folder else entry.name
+                    found[name] = f"{state.st_size}-{state.st_mtime_ns}-{state.st_ino}"
+        return dict(sorted(found.items()))
 
     def partials(self, folder: str = "") -> Sequence[str]:
         return [name for name in self._all(folder) if is_partial(name)]

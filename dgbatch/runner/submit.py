@@ -96,7 +96,7 @@ def plan_of(path: str, spec: JobSpec) -> Plan:
 
     Cutting an input anew means reading all of its ids, which takes longer than resuming should.
     """
-    if Path(path, RUN).exists():
+    if in_output(path, RUN):
         run = Run.open(path)
         now = replace(run.plan, files=input_files(spec))
         if fingerprint(spec, now) == run.fingerprint:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from dgbatch.runner import store, store_folder
+from dgbatch.runner.compaction import compact, read_records
 from dgbatch.runner.folder import Folder, open_folder
+from tests.runner.test_ledger import commit
 
 
 @pytest.fixture
@@ -76,6 +79,29 @@ def test_a_list_holds_what_was_just_put_and_not_what_was_deleted(folder: Folder)
         folder.delete(f"commits/{number:06d}.json")
     assert folder.list("commits") == ["commits/000029.json"]
     assert not folder.exists("commits/000000.json")
+
+
+def test_a_file_that_was_put_anew_has_another_version_and_others_keep_theirs(folder: Folder) -> None:
+    for name in ("a", "b", "inner/c"):
+        folder.put(f"x/{name}", b"one")
+    before = folder.versions("x")
+    assert list(folder.list("x")) == sorted(before) == ["x/a", "x/b"]
+    folder.put("x/b", b"two")
+    after = folder.versions("x")
+    assert before["x/a"] == after["x/a"] and before["x/b"] != after["x/b"]
+    assert folder.versions("no such folder") == {}
+
+
+def test_copies_of_records_are_believed_until_a_record_is_put_anew(folder: Folder) -> None:
+    records = [commit(0), commit(1, 0, 4), commit(1, 4, 8)]
+    for each in records:
+        folder.put(each.name, each.to_json("run"))
+    assert read_records(folder, "run") == (records, 3)
+    compact(folder, "run", records)
+    assert read_records(folder, "run") == (records, 0)
+    other = replace(records[2], worker="w1")
+    folder.put(other.name, other.to_json("run"))
+    assert read_records(folder, "run") == ([*records[:2], other], 1)
 
 
 def test_a_list_goes_over_pages(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
