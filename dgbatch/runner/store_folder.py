@@ -81,7 +81,7 @@ class StoreFolder(Folder):
         return sorted(name[len(where) + 1 if where else 0 :] for name in names)
 
     def is_free(self) -> bool:
-        return not self.entries()
+        return self.store.is_empty(self.key(""))
 
     def is_file(self) -> bool:
         """Never: an object may have the name of a folder."""
