@@ -1,7 +1,8 @@
 """A proxy in front of a store that fails a share of the requests, in ways that real stores do.
 
-`500` and `503` answer so and do nothing. `lost` does the work and drops the connection without an answer. `truncated`
-sends half of the bytes it announced. `slow` waits. The choice follows a seed: the same requests meet the same faults.
+`500` and `503` answer so and do nothing; `403` repeats the signature, as S3 does. `lost` does the work and drops the
+connection without an answer. `truncated` sends half of the bytes it announced. `slow` waits. The choice follows a
+seed: the same requests meet the same faults.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
+REFUSED = b"<Error><Code>SignatureDoesNotMatch</Code><StringToSign>%s</StringToSign></Error>"
 FAULTS = ("500", "503", "lost", "truncated", "slow")
 
 
@@ -72,6 +74,9 @@ def _handler(proxy: Faulty) -> type[BaseHTTPRequestHandler]:
             fault = proxy.fault(self.command, self.path)
             if fault in ("500", "503"):
                 self.answer(int(fault), b"<Error><Code>InternalError</Code></Error>", {})
+                return
+            if fault == "403":
+                self.answer(403, REFUSED % self.headers.get("Authorization", "").encode(), {})
                 return
             if fault == "slow":
                 time.sleep(proxy.slow_s)
