@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from dgbatch.errors import DgbatchError, JobError
+from dgbatch.errors import DgbatchError, JobError, LocationError
 from dgbatch.runner import job_yaml
 from dgbatch.runner.block import Block, Text
 from dgbatch.runner.complaints import complaints
 from dgbatch.runner.generation import GenerationSpec
 from dgbatch.runner.overrides import apply_override
+from dgbatch.runner.store_uri import is_uri, parse
 
 if TYPE_CHECKING:
     from dgbatch.runner.plan import Plan
@@ -45,7 +46,9 @@ class InputSpec(Block):
     """Where the prompts come from."""
 
     path: Text = Field(
-        repr=False, description="A file, folder or glob of .parquet, .jsonl, .csv or .arrow files; or demo."
+        repr=False,
+        description="A file, folder or glob of .parquet, .jsonl, .csv or .arrow files, on a disk or at s3://, "
+        "gs://, abfs://; or demo.",
     )
     id: Text | None = Field(
         default=None, description="Column that names each row; (file, row group, row) when left out."
@@ -100,7 +103,7 @@ class AcceptSpec(Block):
 class OutputSpec(Block):
     """Where the completions go."""
 
-    path: Text = Field(repr=False, description="The run folder; made if it is not there.")
+    path: Text = Field(repr=False, description="The run folder, or s3://, gs://, abfs://; made if it is not there.")
     format: Literal["parquet", "arrow"] = Field(default="parquet", description="Format of the data files.")
     columns: tuple[Text, ...] = Field(default=(), strict=False, description="Input columns to carry into the output.")
     metrics: bool = Field(
@@ -252,9 +255,19 @@ def _validated(data: dict[str, Any], source: str, lines: dict[str, int], must_ex
         found = error.errors(include_url=False)
     else:
         spec._written.update(written)
+        _check_locations(spec)
         return spec
     # Raised outside the handler: pydantic's own error holds the values, secrets included.
     raise JobError(complaints(found, JobSpec, source, lines))
+
+
+def _check_locations(spec: JobSpec) -> None:
+    """LocationError for a URI that cannot be, or that would carry a secret into run.json and onto the screen."""
+    for setting, text in (("input.path", spec.input.path), ("output.path", spec.output.path)):
+        if is_uri(text):
+            parse(text, setting)
+    if spec.output.duckdb is not None and is_uri(spec.output.duckdb):
+        raise LocationError("output.duckdb: a DuckDB file lies on a disk, not in a store. Give a path.")
 
 
 def _expand(text: str, source: str, path: str, must_expand: bool) -> str:

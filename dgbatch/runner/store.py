@@ -30,6 +30,7 @@ REQUEST_S = 60.0  # for one answer to come
 CONNECT_S = 5.0
 PART_BYTES = 8 << 20  # of an upload in parts
 WHOLE_BYTES = 64 << 20  # what goes up in one request at most
+NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|specified bucket does not exist")
 
 T = TypeVar("T")
 
@@ -140,6 +141,10 @@ class Store:
         """Every object below this folder, sorted by key."""
         pages = self._try(prefix, lambda: [list(page) for page in _obstore().list(self._patient, prefix or None)])
         return sorted((_found(each) for page in pages for each in page), key=lambda found: found.key)
+
+    def is_empty(self, prefix: str) -> bool:
+        """Whether there is no object below this folder; asks for one page. Some stores keep folders with nothing in."""
+        return self._try(prefix, lambda: not any(len(page) for page in _obstore().list(self._patient, prefix or None)))
 
     def inside(self, folder: str) -> tuple[list[Found], list[str]]:
         """The objects directly in this folder, and the keys of the folders in it; both sorted."""
@@ -276,24 +281,23 @@ def _reason(error: Exception) -> tuple[str, bool]:
     code = re.search(r"<Code>(\w{1,60})</Code>", text)
     if status is not None or isinstance(error, (_errors().PermissionDeniedError, _errors().UnauthenticatedError)):
         number = int(status[1]) if status else 403
+        if NO_BUCKET.search(text):
+            return "no such bucket. Make it first, or name another", True
         said = f"the store answered {number}" + (f" {code[1]}" if code else "")
-        if "169.254." in text or "metadata" in text:
+        if "//169.254." in text or "//metadata.google.internal" in text:
             return "no credentials were found. Set them in the environment, see docs/object_stores.md", True
         if number in (401, 403):
             return f"{said}. Are the credentials right, and may they do this?", True
         return said, number < 500 and number not in (408, 409, 423, 425, 429)
-    if "timed out" in text or "timeout" in text.lower():
-        return f"no answer within {REQUEST_S:g} s", False
-    if "error sending request" in text:
-        return "the store cannot be reached. Is its endpoint right?", False
-    if "error decoding response body" in text or "body" in text:
-        return "the answer broke off", False
-    return "the request failed", False
+    kind = re.search(r"kind: (Connect|Timeout)\b", text)
+    if kind is not None and kind[1] == "Connect":
+        return "the store cannot be reached. Is its endpoint right, and the network there?", False
+    return f"no answer within {REQUEST_S:g} s" if kind is not None else "the connection broke off", False
 
 
 def _refuse_no_bucket(error: Exception, store: Store) -> None:
-    if re.search(r"NoSuchBucket|ContainerNotFound|specified bucket does not exist", str(error)):
-        raise StoreFailed(errno.ENOENT, f"{store.shown()}: no such bucket. Make it first, or name another.") from None
+    if NO_BUCKET.search(str(error)):
+        raise StoreFailed(errno.ENOENT, f"{store.shown()}: no such bucket. Make it first, or name another") from None
 
 
 def _found(meta: Any) -> Found:

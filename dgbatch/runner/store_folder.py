@@ -31,6 +31,7 @@ class StoreFolder(Folder):
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Above WHOLE_BYTES in parts, which no store puts on a condition: such a name must be the caller's alone."""
+        data = bytes(data)  # Arrow's buffers are none to obstore
         if len(data) <= WHOLE_BYTES:
             return self.store.create(self.key(name), data)
         if self.exists(name):
@@ -39,7 +40,7 @@ class StoreFolder(Folder):
         return True
 
     def put(self, name: str, data: bytes) -> None:
-        self.store.put(self.key(name), data)
+        self.store.put(self.key(name), bytes(data))
 
     def append(self, name: str, line: bytes) -> None:
         """Two who append at once both find their lines: each rewrites only what it has read."""
@@ -87,7 +88,7 @@ class StoreFolder(Folder):
         return sorted(name[len(where) + 1 if where else 0 :] for name in names)
 
     def is_free(self) -> bool:
-        return not self.entries()
+        return self.store.is_empty(self.key(""))
 
     def is_file(self) -> bool:
         """Never: an object may have the name of a folder."""

@@ -7,7 +7,7 @@ import glob
 import os
 from collections.abc import Sequence
 
-from dgbatch.errors import InputError, StoreFailed
+from dgbatch.errors import InputError
 from dgbatch.runner import formats
 from dgbatch.runner.store import Store, open_store
 from dgbatch.runner.store_uri import parse
@@ -38,8 +38,10 @@ def files(uri: str, shown: str) -> list[str]:
         if pattern and not glob.has_magic(pattern):
             return _object(store, folder, pattern, shown)
         names = [found.key[len(folder) + 1 if folder else 0 :] for found in store.below(folder)]
-    except StoreFailed as error:
-        raise InputError(f"input.path: {shown} cannot be read: {str(error).rstrip('.')}. Check it.") from error
+    except OSError as error:
+        raise InputError(
+            f"input.path: {shown} cannot be read: {(error.strerror or str(error)).rstrip('.')}. Check it."
+        ) from error
     names = [name for name in names if name and not name.endswith("/")]
     if pattern:
         if found := sorted(name for name in names if _matches(name.split("/"), pattern.split("/"))):

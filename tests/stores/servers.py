@@ -91,7 +91,7 @@ def azurite(folder: Path) -> Iterator[Server]:
 
         authority = f"127.0.0.1:{port}"
         fs.AzureFileSystem(
-            AZURITE, AZURITE_KEY,
+            AZURITE, account_key=AZURITE_KEY,
             blob_storage_authority=authority, dfs_storage_authority=authority,
             blob_storage_scheme="http", dfs_storage_scheme="http",
         ).create_dir(BUCKET)  # fmt: skip

@@ -59,6 +59,12 @@ def test_put_replaces(folder: Folder) -> None:
     assert folder.list() == ["a"]
 
 
+def test_the_bytes_of_an_arrow_buffer_are_bytes(folder: Folder) -> None:
+    assert folder.put_if_absent("a", pa.py_buffer(b"data"))
+    folder.put("b", pa.py_buffer(b"data"))
+    assert folder.get("a") == folder.get("b") == b"data"
+
+
 def test_an_empty_file_is_a_file(folder: Folder) -> None:
     folder.put("a", b"")
     assert folder.get("a") == b""

@@ -105,9 +105,15 @@ def _handler(behind: str) -> type[BaseHTTPRequestHandler]:
             self.answer(status, data, kept)
 
         def write(self, bucket: str, key: str, body: bytes, generation: str | None, completes: bool = False) -> None:
-            path = f"/upload/storage/v1/b/{bucket}/o?uploadType=media&name={quote(key, safe='')}"
+            # In the one form of upload whose conditions that server looks at.
+            path = f"/upload/storage/v1/b/{bucket}/o?uploadType=multipart"
             path += f"&ifGenerationMatch={generation}" if generation is not None else ""
-            status, _, data = self.ask("POST", path, body, {"Content-Type": "application/octet-stream"})
+            line = uuid.uuid4().hex
+            head = f"--{line}\r\nContent-Type: application/json\r\n\r\n{json.dumps({'name': key})}\r\n"
+            head += f"--{line}\r\nContent-Type: application/octet-stream\r\n\r\n"
+            related = head.encode() + body + f"\r\n--{line}--\r\n".encode()
+            headers = {"Content-Type": f"multipart/related; boundary={line}"}
+            status, _, data = self.ask("POST", path, related, headers)
             if status != 200:
                 self.answer(status, data)
                 return

@@ -1,0 +1,185 @@
+"""A store that fails now and then costs time, not data; one that fails for good is an error that says so."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from dgbatch.errors import LocationError, StoreFailed
+from dgbatch.runner import store
+from dgbatch.runner.folder import Folder, open_folder
+from dgbatch.runner.store import open_store
+from tests.stores import servers
+from tests.stores.faulty import Faulty
+from tests.stores.servers import Server
+
+
+@pytest.fixture
+def sick(moto_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
+    """moto behind a proxy; set `share`, or what `fault` answers."""
+    with Faulty(moto_server.endpoint) as proxy:
+        servers.s3(proxy.url).enter(monkeypatch)
+        yield proxy
+
+
+@pytest.fixture
+def folder(sick: Faulty, tmp_path) -> Folder:
+    return open_folder(f"s3://bucket/{tmp_path.name}")
+
+
+def failing(proxy: Faulty, method: str, *kinds: str | None) -> None:
+    """The next requests of this method meet these faults."""
+    left = list(kinds)
+    proxy._choose = lambda asked, path: left.pop(0) if asked == method and left else None
+
+
+@pytest.mark.parametrize("kind", ["500", "503", "lost", "slow"])
+def test_a_put_that_fails_once_is_tried_again(folder: Folder, sick: Faulty, kind: str) -> None:
+    failing(sick, "PUT", kind)
+    folder.put("a", b"data")
+    assert sick.met[kind] == 1
+    assert folder.get("a") == b"data"
+
+
+@pytest.mark.parametrize("kind", ["500", "lost"])
+def test_a_first_put_whose_answer_was_lost_is_ours(folder: Folder, sick: Faulty, kind: str) -> None:
+    failing(sick, "PUT", kind)
+    assert folder.put_if_absent("a", b"ours")
+    assert sick.met[kind] == 1
+    assert folder.get("a") == b"ours"
+
+
+def test_a_put_that_came_second_is_not_ours_though_its_answer_was_lost(folder: Folder, sick: Faulty) -> None:
+    assert folder.put_if_absent("a", b"theirs")
+    failing(sick, "PUT", "lost")
+    assert not folder.put_if_absent("a", b"ours")
+    assert folder.get("a") == b"theirs"
+
+
+def test_a_put_on_a_condition_says_so_to_the_store(folder: Folder, sick: Faulty) -> None:
+    folder.put_if_absent("a", b"data")
+    assert [headers.get("if-none-match") for method, _, headers in sick.requests if method == "PUT"] == ["*"]
+
+
+def test_an_appended_line_whose_answer_was_lost_is_there_once(folder: Folder, sick: Faulty) -> None:
+    folder.append("log", b"one")
+    failing(sick, "PUT", "lost")
+    folder.append("log", b"two")
+    assert folder.log("log") == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize("kind", ["500", "503", "lost", "truncated"])
+def test_a_get_never_gives_less_than_all(folder: Folder, sick: Faulty, kind: str) -> None:
+    data = os.urandom(300_000)
+    folder.put("a", data)
+    failing(sick, "GET", kind, kind)
+    assert folder.get("a") == data
+    assert sick.met[kind] == 2
+
+
+def test_a_range_never_gives_less_than_all(folder: Folder, sick: Faulty) -> None:
+    data = os.urandom(300_000)
+    folder.put("a", data)
+    failing(sick, "GET", "truncated", "500", "truncated")
+    opened, key = open_store(str(folder.at("a")))
+    assert opened.get_range(key, 1000, 200_000) == data[1000:201_000]
+    assert sum(sick.met.values()) == 3
+
+
+@pytest.mark.parametrize("kind", ["503", "lost", "truncated"])
+def test_a_list_is_whole(folder: Folder, sick: Faulty, kind: str) -> None:
+    names = [f"data/{number}" for number in range(9)]
+    for name in names:
+        folder.put(name, b"")
+    failing(sick, "GET", kind, kind)
+    assert folder.list("data") == names
+    assert sick.met[kind] == 2
+
+
+def test_an_answer_that_does_not_come_is_given_up_and_asked_for_again(
+    folder: Folder, sick: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "REQUEST_S", 0.3)
+    store._store.cache_clear()
+    hasty = open_folder(folder.path)
+    hasty.put("a", b"data")
+    sick.slow_s = 2.0
+    failing(sick, "GET", "slow")
+    began = time.monotonic()
+    assert hasty.get("a") == b"data"
+    assert time.monotonic() - began < 2.0
+    store._store.cache_clear()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_fifth_of_the_requests_may_fail(folder: Folder, sick: Faulty, seed: int) -> None:
+    sick.share, sick.slow_s = 0.2, 0.05
+    sick._dice.seed(seed)
+    print(f"seed {seed}")
+    large = os.urandom(100_000)
+    for number in range(20):
+        assert folder.put_if_absent(f"commits/{number}", large + b"%d" % number)
+        folder.append("log", b"%d" % number)
+    assert folder.list("commits") == sorted(f"commits/{number}" for number in range(20))
+    assert all(folder.get(f"commits/{number}") == large + b"%d" % number for number in range(20))
+    assert folder.log("log").split() == [b"%d" % number for number in range(20)]
+    assert sum(sick.met.values()) > 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("500", "answered 500 InternalError"), ("lost", "the connection broke off")]
+)
+def test_a_store_that_stays_away_is_an_error_after_a_while(
+    folder: Folder, sick: Faulty, monkeypatch: pytest.MonkeyPatch, kind: str, said: str
+) -> None:
+    monkeypatch.setattr(store, "RETRY_S", 1.0)
+    sick._choose = lambda method, path: kind
+    with pytest.raises(StoreFailed, match=said) as failed:
+        folder.put("a", b"data")
+    assert failed.value.exit_code == 4
+    assert sick.met[kind] > 2
+    assert str(folder.at("a")) in str(failed.value)
+
+
+def test_a_store_that_is_not_there_is_named(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "RETRY_S", 0.5)
+    servers.s3(f"http://127.0.0.1:{servers.free_port()}").enter(monkeypatch)
+    with pytest.raises(StoreFailed, match=r"the store cannot be reached. Is its endpoint right, and"):
+        open_folder("s3://bucket/x").get("a")
+
+
+def test_no_such_bucket_is_said_at_once(folder: Folder) -> None:
+    for ask in (lambda other: other.put("a", b""), lambda other: other.get("a"), lambda other: other.list()):
+        with pytest.raises(StoreFailed, match=r"s3://nobody-made-this.*: no such bucket"):
+            ask(open_folder("s3://nobody-made-this/x"))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://AKIA:s3cret@bucket/x",
+        "s3://s3cret@bucket/x",
+        "s3://bucket/x?endpoint_override=http://me:s3cret@host",
+        "gs://bucket/x?token=s3cret",
+        "abfs://container:s3cret@account/x",
+        "abfs://container@account:s3cret/x",
+        "abfs://container@account/x?sig=s3cret",
+        "https://bucket.s3.amazonaws.com/x?X-Amz-Signature=s3cret",
+        "ftp://me:s3cret@host/x",
+    ],
+)
+def test_a_uri_that_may_hold_a_secret_is_refused_and_not_shown(uri: str) -> None:
+    with pytest.raises(LocationError) as refused:
+        open_folder(uri)
+    assert "s3cret" not in str(refused.value)
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize("uri", ["s3:///x", "s3://bucket/a//b", "s3://bucket/../b", "gs://", "abfs://@account/x"])
+def test_a_uri_that_names_no_place_is_refused(uri: str) -> None:
+    with pytest.raises(LocationError, match=re.escape(uri)):
+        open_folder(uri)
