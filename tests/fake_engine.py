@@ -1,15 +1,15 @@
 """An engine for tests of the runner: it reverses its prompt, needs no torch, and does what the prompt tells it to.
 
 A prompt may hold orders: `!die` ends the process, `!die=FILE` only while FILE does not exist (it makes it), `!crowd`
-only beside another prompt, `!hang` and `!hang=FILE` stand still in the same way, `!fatal` raises, `!reject` rejects the
-row, `!without=FILE` makes `!reject` and `!die` count only while FILE is not there, `!raise` and `!raise=FILE` raise,
-`!steps=N` takes N steps, `!slow=S` makes each of its steps S seconds longer, `!generation` answers with the settings
-that arrived, as JSON.
+only beside another prompt, `!hang` and `!hang=FILE` stand still in the same way, `!fatal` raises, `!oom` finds no
+memory, `!oom=N` none for more than N canvases in flight, `!reject` rejects the row, `!without=FILE` makes `!reject` and
+`!die` count only while FILE is not there, `!raise` and `!raise=FILE` raise, `!steps=N` takes N steps, `!slow=S` makes
+each of its steps S seconds longer, `!generation` answers with the settings that arrived, as JSON.
 
-The checkpoint is a folder with `fake.json`: {"step_s": seconds per step, "load_s": ..., "load_error": a checkpoint
-error, "load_crash": an exception, "load_exit": an exit code, "checksum": ..., "orders": {row id: orders as in a prompt,
-which leave the prompt and so its answer as they are}, "first": a file that is made with the first prompt}. The
-environment variable DGBATCH_FAKE may hold more of the same.
+The checkpoint is a folder with `fake.json`: {"step_s": seconds per step, "slow_s": those of the one worker that makes
+the file "slow_file", "load_s": ..., "load_error": a checkpoint error, "load_crash": an exception, "load_exit": an exit
+code, "checksum": ..., "orders": {row id: orders as in a prompt, which leave the prompt and so its answer as they are},
+"first": a file that is made with the first prompt}. The environment variable DGBATCH_FAKE may hold more of the same.
 
 While faults are on (runner/faults.py), it has two moments of its own, of the row that the switch names: `taken`, before
 it is generated, and `generating`.
@@ -43,6 +43,10 @@ def fake_checkpoint(folder: Path, **settings: object) -> str:
     return str(folder)
 
 
+class OutOfMemoryError(RuntimeError):
+    """Named as torch names it."""
+
+
 @dataclass
 class _Canvas:
     prompt: Prompt
@@ -62,6 +66,8 @@ class FakeEngine:
         self._step_s: float = settings.get("step_s", 0.0)
         self._orders: dict[str, str] = settings.get("orders", {})
         self._first: str | None = settings.get("first")
+        if "slow_file" in settings and _first_time(settings["slow_file"]):
+            self._step_s = settings["slow_s"]
 
     @classmethod
     def load(
@@ -150,6 +156,8 @@ def _obey(orders: str, flying: int) -> None:
         os._exit(18)
     if _ordered("hang", orders):
         time.sleep(3600)
+    if (order := re.search(r"!oom(?:=(\d+))?", orders)) and flying > int(order[1] or 0):
+        raise OutOfMemoryError(f"no memory for {flying} canvases")
     if "!fatal" in orders or _ordered("raise", orders):
         raise RuntimeError("fake device error")
     if order := re.search(r"!slow=([\d.]+)", orders):

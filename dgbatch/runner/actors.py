@@ -18,7 +18,7 @@ from dgbatch.runner.worker import Worker
 
 if TYPE_CHECKING:
     from dgbatch.runner.crew import Crew
-    from dgbatch.runner.dispatch import Task
+    from dgbatch.runner.piece import Place, Task
     from dgbatch.runner.plan import Plan
     from dgbatch.runner.spec import JobSpec
 
@@ -57,29 +57,34 @@ class Actors:
             return None
         return next(name for name in (f"w{i}" for i in range(self.size.count)) if name not in self._at_work)
 
-    def start(self, name: str) -> Actor:
+    def start(self, name: str, canvases: int | None = None) -> Actor:
+        """A worker with this many canvases in flight; None: as many as the job says."""
         import ray
 
+        said = None if self.spec.workers.canvases == "auto" else self.spec.workers.canvases
         config = EngineConfig(
-            canvases=None if self.spec.workers.canvases == "auto" else self.spec.workers.canvases,
+            canvases=canvases or said,
             device="cuda" if self.size.gpus else "cpu",
             dtype=self.spec.model.dtype,
             threads=self.size.engine_threads,
         )
         needs = {"num_gpus": self.size.gpus, "num_cpus": self.size.cpus}
         remote = ray.remote(Worker).options(**needs, max_restarts=0, max_task_retries=0)
-        handle = remote.remote(name, self.spec, self.plan.schema, self.run_path, config, self.engine)
+        handle = remote.remote(name, self.spec, self.plan.schema, self.run_path, config, self.engine, heed_sigterm=True)
         actor = self._at_work[name] = Actor(name, handle, moved_at=time.monotonic())
         return actor
 
-    def ask(self, actor: Actor, tasks: Sequence[Task], closing: bool) -> None:
-        self._asked[actor.handle.exchange.remote(tasks, closing=closing)] = actor
+    def ask(self, actor: Actor, tasks: Sequence[Task], cuts: Sequence[Place], closing_s: float | None) -> None:
+        self._asked[actor.handle.exchange.remote(tasks, cuts, closing_s)] = actor
 
     def answers(self) -> Iterator[tuple[Actor, Report | str]]:
-        """The answers that are there, if one comes in time; text is why a worker cannot answer any more."""
+        """All answers that are there, if one comes in time; text is why a worker cannot answer any more."""
         import ray
 
-        ready, _ = ray.wait(list(self._asked), num_returns=1, timeout=WAIT_S)
+        asked = list(self._asked)
+        ready, _ = ray.wait(asked, num_returns=1, timeout=WAIT_S)
+        if ready:
+            ready, _ = ray.wait(asked, num_returns=len(asked), timeout=0)
         for answer in ready:
             actor = self._asked.pop(answer)
             try:

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dgbatch.errors import OutputError
+from dgbatch.runner.piece import Piece
 from dgbatch.runner.sink import QuarantinedRow, from_bytes
 
 if TYPE_CHECKING:
     from dgbatch.runner.commits import FileRecord
-    from dgbatch.runner.dispatch import Task
     from dgbatch.runner.folder import Folder
+    from dgbatch.runner.piece import Task
     from dgbatch.runner.plan import Shard
 
 COLUMNS = ("id", "sample", "error_code", "error_message", "attempts")
@@ -36,13 +37,13 @@ class Again:
     samples: int  # of those rows, that are run again
 
     @property
-    def queued(self) -> Shard:
+    def queued(self) -> Piece:
         """The shard as dispatch sees it: as large as what there is to do."""
-        return replace(self.shard, selected=self.rows)
+        return Piece(self.shard, 0, self.rows)
 
     def of(self, task: Task) -> Task:
         """What dispatch decided, as the worker has to hear it."""
-        return replace(task, shard=self.shard, again=self)
+        return replace(task, again=self)
 
 
 class Leftover:

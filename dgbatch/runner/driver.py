@@ -13,10 +13,11 @@ from dgbatch import errors
 from dgbatch.errors import DgbatchError, OutputError, RunCancelled, RunFailed
 from dgbatch.runner.actors import Actor, Actors
 from dgbatch.runner.crew import crew
-from dgbatch.runner.dispatch import Dispatch, Task
+from dgbatch.runner.dispatch import Dispatch
 from dgbatch.runner.ledger import Ledger, Tally
+from dgbatch.runner.losses import Losses
 from dgbatch.runner.model import ENGINE
-from dgbatch.runner.poison import Fate
+from dgbatch.runner.piece import Piece, Place, Task
 from dgbatch.runner.progress import OnProgress
 from dgbatch.runner.ray_session import ray_session
 from dgbatch.runner.stop_signals import StopSignals
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
     from dgbatch.runner.run_folder import Run
     from dgbatch.runner.spec import JobSpec
 
-DRAIN_S = 15.0  # what running shards get to finish after Ctrl-C
+DRAIN_S = 15.0  # what rows in an engine get to finish after Ctrl-C or SIGTERM
 LOAD_TIMEOUT_S = 3600.0  # a place in the cluster, the download and the load of a large checkpoint
-IDLE_DEATHS = 3  # workers lost in a row with no shard in their hands before the run fails
-SEARCH_DEATHS = 60  # the same for workers lost to searches for poison rows, while nothing at all comes through
+LAST_WORD_S = 5.0  # to write down and tell what was done until then
+LOOK_S = 0.5  # between two looks for workers that stand still
 
 
 def run_job(
@@ -49,8 +50,8 @@ def run_job(
     """Commit every shard of the plan that is not committed yet; with `again`, these rounds of retry by shard instead.
 
     ledger: of this run, where the caller has read it a moment ago.
-    Raises RunFailed when shards used up their attempts, RunCancelled after Ctrl-C, and what a worker could not load as
-    the error it is.
+    Raises RunFailed when shards used up their attempts or after SIGTERM, RunCancelled after Ctrl-C, and what a worker
+    could not load as the error it is.
     """
     expected = sum(each.samples for each in again.values()) or plan.expected
     telling = Telling(spec.name, run.path, expected, len(again or plan.shards), on_progress or (lambda progress: None))
@@ -84,14 +85,14 @@ class Driver:
         if again:
             self.dispatch = Dispatch([each.queued for each in again.values()], spec.retry.shard_attempts)
         else:
-            due = [shard for shard in plan.shards if not self.ledger.is_done(shard.index)]
-            tries = {index: each for index, each in run.attempts(plan.shards).items() if not self.ledger.is_done(index)}
-            self.dispatch = Dispatch(due, spec.retry.shard_attempts, tries)
-        self.idle_deaths = self.search_deaths = 0
-        self.reasons: dict[int, str] = {}  # why a shard failed last
+            due = [Piece(shard, rows.start, rows.stop) for shard, rows in self.ledger.outstanding()]
+            self.dispatch = Dispatch(due, spec.retry.shard_attempts, run.attempts(plan.shards))
+        self.losses = Losses(spec, plan, run, self.dispatch, telling, of_retry=bool(again))
+        self.cuts: dict[str, list[Place]] = {}  # what to ask of a worker next time
         self.stopping_at: float | None = None
+        self.looked_at = 0.0
         self.checksum: str | None = run.info.get("model", {}).get("checksum")
-        self.check_failed_ratio()
+        self.losses.check_ratio(self.ledger)
 
     def work(self, actors: Actors, stop: StopSignals) -> None:
         self.actors = actors
@@ -105,26 +106,23 @@ class Driver:
                     else:
                         self.obey(actor, answer)
                 self.replace_silent()
+                self.losses.keep(time.monotonic())
                 self.tell()
         finally:
             actors.dismiss()
+            self.losses.keep(time.monotonic(), at_once=True)
         if self.stopping_at is not None and not self.dispatch.done:
             done, shards = self.so_far.shards, len(self.again or self.plan.shards)
+            if stop.by_sigterm:
+                raise RunFailed(
+                    f"{self.run.path}: told to stop (SIGTERM) with {done:,} of {shards:,} shards committed. Submit "
+                    "again to go on from there."
+                )
             raise RunCancelled(f"{self.run.path}: stopped with {done:,} of {shards:,} shards committed.")
 
     def judge(self) -> None:
         """Raise RunFailed when shards were given up."""
-        if not self.dispatch.given_up:
-            return
-        index, shard = next(iter(self.dispatch.given_up.items()))
-        others = len(self.dispatch.given_up) - 1
-        raise RunFailed(
-            f"shard {index} ({shard.file}, row group {shard.row_group}, rows {shard.first_row} to "
-            f"{shard.first_row + shard.rows - 1}) failed {self.dispatch.tries[index].attempts} times"
-            + (f", and {others} more shards did" if others else "")
-            + f". Last reason: {self.reasons.get(index, 'unknown').rstrip('.')}. {self.tally.shards:,} of "
-            f"{len(self.plan.shards):,} shards are committed and stay so."
-        )
+        self.losses.judge(self.tally.shards)
 
     @property
     def tally(self) -> Tally:
@@ -141,45 +139,64 @@ class Driver:
     # ---- workers come and go
 
     def staff(self) -> None:
-        """Start workers while there are shards that no worker is free to take."""
-        idle = sum(not self.dispatch.held(actor.name) for actor in self.actors)
+        """Start workers while there are pieces that no worker is free to take."""
+        idle = len(self.actors) - self.dispatch.busy
         while self.stopping_at is None and len(self.dispatch.pending) > idle and (name := self.actors.free_name):
-            self.ask(self.actors.start(name))
+            self.ask(self.actors.start(name, self.losses.canvases.get(name)))
             idle += 1
 
     def ask(self, actor: Actor) -> None:
-        """Send the next exchange, with as many shards as the worker has room for."""
+        """Send the next exchange, with as many pieces as the worker has room for."""
         tasks: list[Task] = []
-        if self.stopping_at is None and actor.report.wants_rows:
+        closing_s = None
+        if self.stopping_at is not None:
+            closing_s = max(0.0, self.stopping_at + self.drain_s - time.monotonic())
+        elif actor.report.wants_rows:
             if not self.dispatch.held(actor.name):
                 actor.moved_at = time.monotonic()
             tasks = self.dispatch.next_for(actor.name, actor.report.wants_rows)
-            if self.again:
-                tasks = [self.again[task.shard.index].of(task) for task in tasks]
-        self.actors.ask(actor, tasks, closing=self.stopping_at is not None)
+            if actor.report.idle and not tasks:
+                self.take_over(actor)
+        if self.again:
+            tasks = [self.again[task.piece.shard.index].of(task) for task in tasks]
+        self.actors.ask(actor, tasks, self.cuts.pop(actor.name, ()), closing_s)
+
+    def take_over(self, actor: Actor) -> None:
+        """Nothing is left for this worker but what others have not begun. Less than half an engine is not worth it."""
+        least = max(2, actor.report.canvases // (2 * self.plan.samples))
+        if (found := self.dispatch.to_cut(actor.name, least)) is not None:
+            owner, place = found
+            self.cuts.setdefault(owner, []).append(place)
 
     def obey(self, actor: Actor, report: Report) -> None:
-        """Do what a report asks for: commit, count, send shards elsewhere, ask again."""
+        """Do what a report asks for: commit, count, send pieces elsewhere, ask again."""
         if report.loaded and not actor.report.loaded:
             self.greet(actor, report)
         if report.heartbeat != actor.report.heartbeat or report.receipts or not self.dispatch.held(actor.name):
             actor.moved_at = time.monotonic() if report.loaded else actor.moved_at
         actor.report = report
+        for place, at in report.cuts:
+            self.cut(actor, place, at)
+        self.dispatch.heard(actor.name, report.unstarted)
         for receipt in report.receipts:
             self.commit(actor, receipt)
         for failure in report.failures:
-            self.shard_failed(actor, failure)
-        for index in report.probed:
-            self.dispatch.probed(actor.name, index)
-            self.run.note_attempts(self.dispatch.tries)
-            self.idle_deaths = self.search_deaths = 0
-        if report.fatal is None:
-            self.ask(actor)
-        elif report.loaded:
-            self.lost(actor, f"the engine of worker {actor.name} failed: {report.fatal}")
+            self.losses.piece_failed(actor, failure)
+        for place in report.probed:
+            self.dispatch.probed(actor.name, place)
+            self.losses.probed()
+        if report.fatal is not None:
+            self.broken(actor, report.fatal)
+        elif report.gone:
+            self.losses.worker_left(actor)
+            self.dismiss(actor)
         else:
-            raise_for_user(report.fatal)
-            self.lost(actor, f"worker {actor.name} could not load the checkpoint: {report.fatal}")
+            self.ask(actor)
+
+    def cut(self, actor: Actor, place: Place, at: int | None) -> None:
+        self.dispatch.cut(actor.name, place, at)
+        if at is not None:
+            self.event("shard_cut", shard=place[0], first=place[1], at=at, worker=actor.name)
 
     def greet(self, actor: Actor, report: Report) -> None:
         """The first report of a loaded worker: all workers of a run must have the very same model."""
@@ -202,88 +219,56 @@ class Driver:
     def commit(self, actor: Actor, receipt: Commit) -> None:
         receipt = replace(receipt, committed_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
         self.run.commit(receipt, self.ledger)
-        self.dispatch.finished(actor.name, receipt.shard)
-        self.idle_deaths = 0
-        self.search_deaths = 0 if receipt.ok else self.search_deaths
+        first, stop = receipt.span or (0, None)
+        self.dispatch.finished(actor.name, (receipt.shard, first), stop)
+        self.losses.came_through(receipt.ok)
         self.telling.quiet()
-        self.check_failed_ratio()
-
-    def check_failed_ratio(self) -> None:
-        expected, most = self.plan.expected, self.spec.retry.max_failed_ratio
-        poisoned = 0 if self.again else self.dispatch.poison_rows * self.plan.samples  # those of a retry were counted
-        quarantined = self.tally.quarantined + poisoned
-        if quarantined > most * expected:
-            raise RunFailed(
-                f"{self.run.path}: {quarantined:,} of {expected:,} rows are quarantined, more than "
-                f"retry.max_failed_ratio {most:g} allows. See why: "
-                f'dgbatch sql {self.run.path} "select error_code, count(*) from quarantine group by 1"'
-            )
+        self.losses.check_ratio(self.ledger)
 
     # ---- what goes wrong
 
-    def shard_failed(self, actor: Actor, failure: Failure) -> None:
-        assert failure.shard is not None
-        self.reasons[failure.shard] = str(failure)
-        again = self.dispatch.failed(actor.name, failure.shard)
-        self.run.note_attempts(self.dispatch.tries)
-        self.event("shard_failed", shard=failure.shard, worker=actor.name, reason=str(failure), again=again)
-        self.say(f"shard {failure.shard} failed: {failure.message[:100]}")
+    def broken(self, actor: Actor, fatal: Failure) -> None:
+        """The engine of a worker is gone, and its process with it."""
+        if actor.report.loaded:
+            self.lost(actor, f"the engine of worker {actor.name} failed: {fatal}", fatal.out_of_memory)
+        else:
+            raise_for_user(fatal)
+            self.lost(actor, f"worker {actor.name} could not load the checkpoint: {fatal}")
 
-    def lost(self, actor: Actor, reason: str) -> None:
-        """A worker is gone: its shards go to others, and `staff` fills its place."""
-        held = [shard.index for shard in self.dispatch.held(actor.name)]
-        self.reasons.update(dict.fromkeys(held, reason))
-        fate = self.dispatch.lost(actor.name, reason)
+    def lost(self, actor: Actor, reason: str, out_of_memory: bool = False) -> None:
+        """A worker is gone: its pieces go to others, and `staff` fills its place."""
+        self.dismiss(actor)
+        self.losses.worker_lost(actor, reason, out_of_memory)
+        self.losses.check_ratio(self.ledger)
+        self.tell()
+
+    def dismiss(self, actor: Actor) -> None:
         self.actors.kill(actor)
         self.telling.lost(actor.report)
-        self.event("worker_lost", worker=actor.name, reason=reason, shards=held)
-        self.say(f"{reason[:120]}; starting another")
-        if held:
-            self.run.note_attempts(self.dispatch.tries)
-        if len(held) == 1:
-            self.search(held[0], fate, reason)
-        if not held:
-            self.idle_deaths += 1
-            if self.idle_deaths >= IDLE_DEATHS:
-                raise RunFailed(f"{IDLE_DEATHS} workers in a row were lost before they did anything: {reason}.")
-
-    def search(self, index: int, fate: Fate, reason: str) -> None:
-        """Tell how the search for the rows that kill goes on, and end the run when all that is tried dies."""
-        search = self.dispatch.tries[index].search
-        if fate == "searching":
-            self.event("searching", shard=index, rows=search.high - search.low)
-            self.say(f"shard {index} kills its workers: looking for the row")
-        elif fate == "poisoned":
-            row = next(reversed(search.poison))
-            self.event("row_poisoned", shard=index, row=row, reason=reason)
-            self.say(f"row {row} of shard {index} kills its worker: it goes to quarantine")
-            self.check_failed_ratio()
-        self.search_deaths += search.on
-        if self.search_deaths >= SEARCH_DEATHS:
-            self.dispatch.acquit()
-            self.run.note_attempts(self.dispatch.tries)
-            raise RunFailed(f"{SEARCH_DEATHS} workers in a row were lost, whichever rows they had: {reason}.")
+        self.cuts.pop(actor.name, None)
 
     def replace_silent(self) -> None:
         """Kill workers that have shown no step for too long."""
+        now = time.monotonic()
+        if now - self.looked_at < LOOK_S:
+            return
+        self.looked_at = now
         for actor in list(self.actors):
             limit = self.spec.retry.stall_timeout_s if actor.report.loaded else LOAD_TIMEOUT_S
-            if time.monotonic() - actor.moved_at > limit:
+            if now - actor.moved_at > limit:
                 doing = "made no step" if actor.report.loaded else "was not ready"
                 self.lost(actor, f"worker {actor.name} {doing} for {limit:g} s and was killed")
 
     def stopped(self, stop: StopSignals) -> bool:
-        """Whether to leave now. The first Ctrl-C lets running shards finish for a while, the second one does not."""
+        """Whether to leave now. After the first signal rows in the engines may finish; not after two."""
         if not stop.count:
             return False
         if self.stopping_at is None:
             self.stopping_at = time.monotonic()
             self.event("stopping")
-        late = time.monotonic() - self.stopping_at > self.drain_s
-        running = sum(len(self.dispatch.held(actor.name)) for actor in self.actors)
-        shards = "1 shard" if running == 1 else f"{running} shards"
-        self.telling.note = f"stopping: {shards} may finish, for {self.drain_s:g} s at most; Ctrl-C again stops at once"
-        return stop.count > 1 or late or not running
+        late = time.monotonic() - self.stopping_at > self.drain_s + LAST_WORD_S
+        self.telling.note = f"stopping: rows in work may finish, for {self.drain_s:g} s at most; Ctrl-C stops at once"
+        return stop.count > 1 or late or not self.dispatch.busy
 
     # ---- what people see
 

@@ -9,6 +9,10 @@ from dgbatch.records import CurvePoint, EngineStats
 
 if TYPE_CHECKING:
     from dgbatch.runner.commits import Commit
+    from dgbatch.runner.piece import Place
+
+# What engines and their libraries say when a device has no memory left, beside exceptions named for it.
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +21,14 @@ class Failure:
 
     kind: str
     message: str
-    shard: int | None = None  # None: it was the whole worker
+    place: Place | None = None  # of the piece that failed; None: it was the whole worker
+    out_of_memory: bool = False  # of the device
 
     @staticmethod
-    def of(error: BaseException, shard: int | None = None) -> Failure:
-        return Failure(type(error).__name__, str(error) or repr(error), shard)
+    def of(error: BaseException, place: Place | None = None) -> Failure:
+        kind, message = type(error).__name__, str(error) or repr(error)
+        short = kind in ("OutOfMemoryError", "MemoryError") or any(text in message for text in NO_MEMORY)
+        return Failure(kind, message, place, short)
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"
@@ -34,10 +41,14 @@ class Report:
     loaded: bool = False
     receipts: tuple[Commit, ...] = ()
     failures: tuple[Failure, ...] = ()
-    probed: tuple[int, ...] = ()  # shards whose probe came through
+    probed: tuple[Place, ...] = ()  # pieces whose probe came through
+    cuts: tuple[tuple[Place, int | None], ...] = ()  # pieces it was asked to cut, and the first row it leaves to others
+    unstarted: tuple[tuple[Place, int], ...] = ()  # open pieces, and their rows that the engine was not given
+    gone: bool = False  # told to leave, it has done what it could: what it still holds is anybody's
     fatal: Failure | None = None  # the engine is gone, and the worker of no more use
-    wants_rows: int = 0  # rows that would keep the engine busy beyond its shards
-    open_rows: int = 0  # rows done in shards that are not
+    wants_rows: int = 0  # rows that would keep the engine busy beyond its pieces
+    idle: bool = False  # it has nothing to begin, and half its canvases stand empty
+    open_rows: int = 0  # rows done in pieces that are not
     stats: EngineStats = field(default_factory=EngineStats)
     heartbeat: int = 0  # any number that moves while the worker does
     device: str = ""

@@ -29,6 +29,7 @@ from dgbatch.runner.dispatch import Tries
 from dgbatch.runner.faults import open_folder
 from dgbatch.runner.folder import Folder, is_partial
 from dgbatch.runner.ledger import Ledger
+from dgbatch.runner.piece import Key
 from dgbatch.runner.plan import Plan, Shard
 from dgbatch.runner.rivals import refuse_other_tokens
 from dgbatch.runner.schema import Schemas, schemas
@@ -225,12 +226,12 @@ class Run:
         for standing in rivals:
             refuse_other_tokens(self.folder, self.spec.output.format, lost, standing)
 
-    def note_attempts(self, tries: Mapping[int, Tries]) -> None:
+    def note_attempts(self, tries: Mapping[Key, Tries]) -> None:
         """Keep what went wrong with shards for the next submit."""
         with _losing_nothing(self.path, ATTEMPTS):
             self.folder.put(ATTEMPTS, attempts.to_json(tries, self.fingerprint))
 
-    def attempts(self, shards: Sequence[Shard]) -> dict[int, Tries]:
+    def attempts(self, shards: Sequence[Shard]) -> dict[Key, Tries]:
         """What `note_attempts` kept; nothing, and an event, where it cannot be trusted."""
         try:
             return attempts.from_json(self.folder.get(ATTEMPTS), self.fingerprint, shards)

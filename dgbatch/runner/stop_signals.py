@@ -13,6 +13,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.count = 0
+        self.by_sigterm = False  # the first one was: nobody sits there, something takes the machine away
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -26,6 +27,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.by_sigterm = number == signal.SIGTERM if not self.count else self.by_sigterm
         self.count += 1
         if self.count > 2:
             raise KeyboardInterrupt

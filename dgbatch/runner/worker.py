@@ -1,33 +1,37 @@
-"""Shards in, files and receipts out: the bridge between the runner and the engine, inside one process.
+"""Pieces in, files and receipts out: the bridge between the runner and the engine, inside one process.
 
-A worker has two threads. The engine's thread loads the checkpoint and then pulls prompts from the shards it was given,
-in order, across shard borders, so that the device never waits for the slowest row of a shard. The other one answers the
-driver: `exchange` takes new shards in, writes the shards that are finished, and tells what happened. It knows no Ray:
+A worker has two threads. The engine's thread loads the checkpoint and then pulls prompts from the pieces it was given,
+in order, across their borders, so that the device never waits for the slowest row of a piece. The other one answers the
+driver: `exchange` takes new pieces in, writes those that are finished, and tells what happened. It knows no Ray:
 actors.py wraps it.
+
+Told to leave, by the driver or by a SIGTERM to its process, it begins no more rows, finishes those in the engine for as
+long as it may, and hands over what is done of each piece as the piece's first rows.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import signal
 import socket
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from dgbatch.errors import OutputError, RowError
+from dgbatch.errors import RowError
 from dgbatch.records import Completion, EngineConfig, EngineStats, Prompt, Rejection
-from dgbatch.runner import source
 from dgbatch.runner.accept import Rules
-from dgbatch.runner.again import Leftover
 from dgbatch.runner.commits import Commit
+from dgbatch.runner.due_rows import due_rows
 from dgbatch.runner.faults import open_folder
 from dgbatch.runner.model import ENGINE, missing
-from dgbatch.runner.open_shard import OpenShard
+from dgbatch.runner.open_piece import OpenPiece, RowKey
 from dgbatch.runner.prompts import Renderer
 from dgbatch.runner.report import Failure, Report
 from dgbatch.runner.schema import schemas
@@ -36,17 +40,29 @@ from dgbatch.runner.sink import OutputRow, QuarantinedRow, counts, write_shard
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from dgbatch.runner.dispatch import Task
+    from dgbatch.runner.piece import Place, Task
+    from dgbatch.runner.poison import Blame
     from dgbatch.runner.spec import JobSpec
 
 NEWS_S = 0.5  # how long an exchange waits for something to say
+LEAVE_S = 15.0  # for the rows in the engine after a SIGTERM: clouds give half a minute
 
 
 class Worker:
-    """One engine and the shards it works on. A plain class: actors.py gives it a process of its own."""
+    """One engine and the pieces it works on. A plain class: actors.py gives it a process of its own.
+
+    heed_sigterm: whether the process is this worker's alone, so that a SIGTERM is meant for it.
+    """
 
     def __init__(
-        self, name: str, spec: JobSpec, schema: pa.Schema, run_path: str, config: EngineConfig, engine: str = ENGINE
+        self,
+        name: str,
+        spec: JobSpec,
+        schema: pa.Schema,
+        run_path: str,
+        config: EngineConfig,
+        engine: str = ENGINE,
+        heed_sigterm: bool = False,
     ):
         self.name = name
         self.spec = spec
@@ -57,35 +73,46 @@ class Worker:
         self._rules = Rules(spec.accept)
         wanted = (*self._renderer.columns, *self._rules.columns, *self._schemas.input_columns)
         self._columns = list(dict.fromkeys(wanted))
-        self._changed = threading.Condition()  # guards what both threads change: these, up to _closing
-        self._queue: deque[OpenShard] = deque()  # shards the engine has not been given whole
-        self._open: list[OpenShard] = []
-        self._finished: list[OpenShard] = []
+        self._changed = threading.Condition()  # guards what both threads change: these, up to _leave_at, and the bounds
+        self._queue: deque[OpenPiece] = deque()  # pieces the engine has not been given whole
+        self._open: list[OpenPiece] = []
+        self._finished: list[OpenPiece] = []
         self._said_hungry = False
-        self._closing = False
-        self._owner: dict[tuple[str, int], OpenShard] = {}  # who waits for a row that is in the engine
+        self._leave_at: float | None = None  # no rows are begun any more, and from then on none is waited for
+        self._told_to_leave = False
+        self._owner: dict[RowKey, OpenPiece] = {}  # who waits for a row that is in the engine
         self._loaded = False
         self._fatal: Failure | None = None
         self._heartbeat = 0
         self._engine: Any = None
+        if heed_sigterm:
+            signal.signal(signal.SIGTERM, self._heed)
         threading.Thread(target=self._work, args=(engine,), name="engine", daemon=True).start()
 
-    def exchange(self, tasks: Sequence[Task] = (), closing: bool = False) -> Report:
-        """Take these shards in, wait a moment for news, and tell it. A receipt means: the files are on disk."""
+    def exchange(
+        self, tasks: Sequence[Task] = (), cuts: Sequence[Place] = (), closing_s: float | None = None
+    ) -> Report:
+        """Take these pieces in, wait a moment for news, and tell it. A receipt means: the files are on disk.
+
+        cuts: open pieces to leave half of the rest of to others. closing_s: begin no more rows, and wait no longer than
+        this for those in the engine.
+        """
         with self._changed:
             for task in tasks:
-                rows = task.shard.selected if task.probe is None else len(task.probe)
-                samples = rows * self._samples if task.again is None else task.again.samples
-                opened = OpenShard(task, left=samples)
+                opened = OpenPiece(task, self._samples)
                 self._queue.append(opened)
                 self._open.append(opened)
             self._said_hungry = self._said_hungry and not tasks
-            self._closing = closing
+            cut = tuple((place, self._cut(place)) for place in cuts)
+            if self._told_to_leave or closing_s is not None:
+                self._close(LEAVE_S if closing_s is None else closing_s)
             self._changed.notify_all()
-            self._changed.wait_for(self._has_news, timeout=NEWS_S)
+            self._changed.wait_for(lambda: cut or self._has_news(), timeout=NEWS_S)
+            if self._leave_at is not None and time.monotonic() >= self._leave_at:
+                self._give_up()
             finished, self._finished = self._finished, []
-        probed = tuple(shard.index for shard in finished if shard.task.probe is not None and shard.failure is None)
-        outcomes = [shard.failure or self._write(shard) for shard in finished if shard.index not in probed]
+        probed = tuple(each.place for each in finished if each.task.probe is not None and each.failure is None)
+        outcomes = [each.failure or self._write(each) for each in finished if each.place not in probed]
         with self._changed:
             self._said_hungry = self._wants_rows() > 0
             return Report(
@@ -93,11 +120,13 @@ class Worker:
                 receipts=tuple(outcome for outcome in outcomes if isinstance(outcome, Commit)),
                 failures=tuple(outcome for outcome in outcomes if isinstance(outcome, Failure)),
                 probed=probed,
+                cuts=cut,
+                unstarted=tuple((each.place, each.unstarted) for each in self._open),
+                gone=self._leave_at is not None and not self._open and not self._finished,
                 fatal=self._fatal,
                 wants_rows=self._wants_rows(),
-                open_rows=sum(
-                    len(shard.rows) + len(shard.quarantined) for shard in self._open if shard.task.probe is None
-                ),
+                idle=self._is_idle(),
+                open_rows=sum(len(each.rows) + len(each.quarantined) for each in self._open if each.task.probe is None),
                 stats=self._stats(),
                 heartbeat=self._heartbeat + self._stats().passes,
                 device=self._engine.device_name if self._loaded else "",
@@ -106,6 +135,30 @@ class Worker:
                 model_checksum=self._engine.model_checksum if self._loaded else "",
                 where=f"{socket.gethostname()}:{os.getpid()}",
             )
+
+    def _heed(self, number: int, frame: FrameType | None) -> None:
+        self._told_to_leave = True
+
+    def _cut(self, place: Place) -> int | None:
+        return next((each.cut() for each in self._open if each.place == place), None)
+
+    def _close(self, seconds: float) -> None:
+        """Begin no more rows. Pieces of which none was begun are anybody's again."""
+        leave_at = time.monotonic() + seconds
+        if self._leave_at is not None:
+            self._leave_at = min(self._leave_at, leave_at)
+            return
+        self._leave_at = leave_at
+        for opened in self._open:
+            opened.close()
+        self._open = [opened for opened in self._open if not opened.empty]
+
+    def _give_up(self) -> None:
+        """Hand over the first rows of each open piece, as far as they are done."""
+        for opened in self._open:
+            opened.give_up()
+        self._finished += [opened for opened in self._open if not opened.empty]
+        self._open = []
 
     @property
     def _samples(self) -> int:
@@ -119,15 +172,21 @@ class Worker:
 
     def _has_news(self) -> bool:
         hungry = not self._said_hungry and self._wants_rows() > 0
-        idle = self._closing and not self._open
+        idle = self._leave_at is not None and not self._open
         return bool(self._finished) or self._fatal is not None or hungry or idle
 
     def _wants_rows(self) -> int:
         """Rows for twice the canvases in flight, less those not handed out yet: enough to never wait for the driver."""
-        if not self._loaded or self._closing:
+        if not self._loaded or self._leave_at is not None:
             return 0
-        samples = 2 * self._engine.in_flight - sum(shard.left for shard in self._queue)
+        samples = 2 * self._engine.in_flight - sum(each.unstarted for each in self._queue) * self._samples
         return max(0, -(-samples // self._samples))
+
+    def _is_idle(self) -> bool:
+        """Whether it has nothing to begin, and half its canvases stand empty."""
+        if not self._loaded or self._leave_at is not None or any(each.unstarted for each in self._queue):
+            return False
+        return 2 * len(self._owner) <= int(self._engine.in_flight)
 
     # ---- the engine's thread
 
@@ -145,12 +204,12 @@ class Worker:
                 self._changed.notify_all()
 
     def _prompts(self) -> Iterator[Prompt | None]:
-        """The rows of all shards, in order; None while there are none, and others are still in the engine."""
+        """The rows of all pieces, in order; None while there are none, and others are still in the engine."""
         while True:
             with self._changed:
                 opened = self._queue[0] if self._queue else None
                 if opened is None:
-                    if self._closing:
+                    if self._leave_at is not None:
                         return
                     if not self._owner:
                         self._changed.wait(NEWS_S)
@@ -160,63 +219,43 @@ class Worker:
                 continue
             try:
                 yield from self._prompts_of(opened)
-            except Exception as error:  # noqa: BLE001  # a file that is gone, a disk that is full: the shard fails, the worker goes on
-                opened.failure = Failure.of(error, opened.index)
+            except Exception as error:  # noqa: BLE001  # a file that is gone, a disk that is full: the piece fails, the worker goes on
+                opened.failure = Failure.of(error, opened.place)
             opened.read = True
             with self._changed:
                 self._queue.popleft()
             if opened.finished:
                 self._retire(opened)
 
-    def _prompts_of(self, opened: OpenShard) -> Iterator[Prompt]:
+    def _prompts_of(self, opened: OpenPiece) -> Iterator[Prompt]:
         task = opened.task
-        look_every = max(1, self._engine.in_flight // 8)  # a lock a row would cost as much as reading the row
-        prompt: Prompt | None
-        for number, first, row_id, row, samples in self._rows(opened):
-            if task.probe is not None and number not in task.probe:
-                continue
+        for number, first, row_id, row, samples in due_rows(opened, self.spec, self._columns, self._folder):
+            if number >= opened.next and not self._begin(opened):
+                if opened.stop == task.piece.shard.selected:
+                    continue  # more rows than were planned: at the end the source will say so
+                return
             for sample in samples:
                 position = first + sample
                 try:
                     if number in task.poison:
-                        raise RowError("worker_killed", f"run alone, it cost its worker: {task.poison[number]}")
+                        raise poisoned(task.poison[number])
                     prompt = self._renderer.render(row_id, row, sample)
                 except RowError as error:
                     self._heartbeat += 1
                     self._quarantine(opened, position, row_id, sample, error.code, error.message, row)
-                    prompt = None
                 else:
                     opened.waiting[row_id, sample] = (position, row)
                     self._owner[row_id, sample] = opened
-                opened.left -= 1
-                if opened.left % look_every == 0:
-                    self._tell_hunger()
-                if prompt is not None:
                     yield prompt
 
-    def _rows(self, opened: OpenShard) -> Iterator[tuple[int, int, str, dict[str, Any], Iterable[int]]]:
-        """The rows that a task is about: number among them, position of the first sample, id, row, samples to run."""
-        task, samples = opened.task, range(self._samples)
-        rows = enumerate(source.rows(task.shard, self.spec.input, self._columns))
-        if task.again is None:
-            yield from ((number, number * len(samples), row_id, row, samples) for number, (row_id, row) in rows)
-            return
-        leftover = Leftover.read(self._folder, self.spec.output.format, task.again)
-        number = 0
-        for place, (row_id, row) in rows:
-            position = place * len(samples)
-            opened.quarantined += ((position + kept.sample, kept) for kept in leftover.kept(row_id, row))
-            if tried := leftover.due(row_id):
-                opened.tried.update(((row_id, sample), attempts) for sample, attempts in tried.items())
-                yield number, position, row_id, row, sorted(tried)
-                number += 1
-        if strangers := leftover.strangers:
-            raise OutputError(f"quarantine has {strangers[0]!r}, which shard {opened.index} of the input does not have")
-
-    def _tell_hunger(self) -> None:
+    def _begin(self, opened: OpenPiece) -> bool:
+        """Take some more rows of a piece, so that nobody cuts them off; False when there are none."""
+        some = max(1, self._engine.in_flight // 8)  # a lock a row would cost as much as reading the row
         with self._changed:
+            begun, opened.next = opened.next, min(opened.stop, opened.next + some)
             if self._has_news():
                 self._changed.notify_all()
+        return opened.next > begun
 
     def _take_back(self, result: Completion | Rejection) -> None:
         key = (result.id, result.sample)
@@ -232,31 +271,32 @@ class Worker:
             self._retire(opened)
 
     def _quarantine(
-        self, opened: OpenShard, position: int, row_id: str, sample: int, code: str, message: str, row: dict[str, Any]
+        self, opened: OpenPiece, position: int, row_id: str, sample: int, code: str, message: str, row: dict[str, Any]
     ) -> None:
         lost = QuarantinedRow(row_id, sample, code, message, opened.attempts(row_id, sample), row)
         opened.quarantined.append((position, lost))
 
-    def _retire(self, opened: OpenShard) -> None:
+    def _retire(self, opened: OpenPiece) -> None:
         with self._changed:
+            if opened not in self._open:
+                return  # given up before
             self._open.remove(opened)
             self._finished.append(opened)
             self._changed.notify_all()
 
     # ---- the driver's thread
 
-    def _write(self, opened: OpenShard) -> Commit | Failure:
-        """Both files of a finished shard, in the order of its input, under a name of this attempt."""
-        rows = [row for _, row in sorted(opened.rows, key=lambda pair: pair[0])]
-        quarantined = [row for _, row in sorted(opened.quarantined, key=lambda pair: pair[0])]
+    def _write(self, opened: OpenPiece) -> Commit | Failure:
+        """Both files of a finished piece, in the order of its input, under a name of this attempt."""
+        rows, quarantined = opened.results()
         attempt = uuid.uuid4().hex[:8]
-        index, again = opened.index, opened.task.again
+        index, again = opened.place[0], opened.task.again
         try:
             data, given_up = write_shard(
                 self._folder, index, attempt, self.spec.output.format, self._schemas, rows, quarantined
             )
-        except Exception as error:  # noqa: BLE001  # disk full, store away: the shard is tried again
-            return Failure.of(error, index)
+        except Exception as error:  # noqa: BLE001  # disk full, store away: the piece is tried again
+            return Failure.of(error, opened.place)
         return Commit(
             shard=index,
             attempt=attempt,
@@ -266,9 +306,17 @@ class Worker:
             seconds=round(time.monotonic() - opened.started_at, 3),
             worker=self.name,
             committed_at="",  # the driver's clock says when
+            span=opened.span,
             round=0 if again is None else again.round,
             base=() if again is None else again.base,
         )
+
+
+def poisoned(blame: Blame) -> RowError:
+    """What a row is quarantined with that its worker was lost to."""
+    if blame.code == "out_of_memory":
+        return RowError("out_of_memory", f"alone on its device, it ran out of memory: {blame.reason}")
+    return RowError("worker_killed", f"run alone, it cost its worker: {blame.reason}")
 
 
 def load_engine(engine: str, spec: JobSpec, config: EngineConfig) -> Any:

@@ -17,7 +17,8 @@ from dgbatch.errors import OutputError
 from dgbatch.runner import attempts
 from dgbatch.runner.attempts import from_json, to_json
 from dgbatch.runner.dispatch import Tries
-from dgbatch.runner.poison import Search
+from dgbatch.runner.piece import Key
+from dgbatch.runner.poison import Blame, Search
 from dgbatch.runner.run_folder import ATTEMPTS, Run, refuse_foreign
 from tests.runner.conftest import MakeJob
 from tests.runner.small_run import new_run
@@ -34,18 +35,18 @@ class Part:
 PARTS: Any = [Part(0, 8), Part(7, 3)]
 
 
-def seen() -> dict[int, Tries]:
-    search = Search(8, {2: "boom \ud800 ü"})
+def seen() -> dict[Key, Tries]:
+    search = Search(0, 8, {2: Blame("out_of_memory", "boom \ud800 ü")})
     search.start()
-    search.died("x")
-    return {0: Tries(search, 5, 1), 7: Tries(Search(3), 1)}
+    search.died(Blame("worker_killed", "x"))
+    return {(0, 0, 8): Tries(search, 5, 1), (7, 1, 3): Tries(Search(1, 3), 1)}
 
 
 def forged(change: Callable[[dict[str, Any]], object]) -> bytes:
     """A file whose checksum holds and whose content cannot be."""
     body = json.loads(to_json(seen(), "run"))
     del body["sha256"]
-    change(body["shards"])
+    change(body["pieces"])
     return json.dumps({**body, "sha256": attempts._digest(body)}).encode()
 
 
@@ -54,7 +55,7 @@ def test_what_was_kept_comes_back():
 
 
 def test_shard_with_nothing_found_takes_a_few_bytes():
-    assert b'"7": {"attempts": 1, "faults": 0}' in to_json(seen(), "run")
+    assert b'"7-1-3": {"attempts": 1, "faults": 0}' in to_json(seen(), "run")
 
 
 def test_file_of_another_run_is_refused():
@@ -65,27 +66,36 @@ def test_file_of_another_run_is_refused():
 @pytest.mark.parametrize(
     "change",
     [
-        lambda shards: shards["0"]["search"].update(rows=9),
-        lambda shards: shards["0"]["search"].update(low=-1),
-        lambda shards: shards["0"]["search"].update(low=7),
-        lambda shards: shards["0"]["search"].update(high=9),
-        lambda shards: shards["0"]["search"].update(high="4"),
-        lambda shards: shards["0"]["search"].update(on=1),
-        lambda shards: shards["0"]["search"].update(left=2.5),
-        lambda shards: shards["0"]["search"].update(more=1),
-        lambda shards: shards["0"]["search"].update(poison={"8": "boom"}),
-        lambda shards: shards["0"]["search"].update(poison={"two": "boom"}),
-        lambda shards: shards["0"]["search"].update(poison=[2]),
-        lambda shards: shards["0"]["search"].pop("poison"),
-        lambda shards: shards["0"].update(search=None),
-        lambda shards: shards["0"].update(attempts=True),
-        lambda shards: shards["0"].pop("faults"),
-        lambda shards: shards.update({"0": 3}),
-        lambda shards: shards.update({"1": shards["7"]}),
+        lambda pieces: pieces["0-0-8"]["search"].update(stop=7),
+        lambda pieces: pieces["0-0-8"]["search"].update(first=1),
+        lambda pieces: pieces["0-0-8"]["search"].update(low=-1),
+        lambda pieces: pieces["0-0-8"]["search"].update(low=7),
+        lambda pieces: pieces["0-0-8"]["search"].update(high=9),
+        lambda pieces: pieces["0-0-8"]["search"].update(high="4"),
+        lambda pieces: pieces["0-0-8"]["search"].update(on=1),
+        lambda pieces: pieces["0-0-8"]["search"].update(left=2.5),
+        lambda pieces: pieces["0-0-8"]["search"].update(more=1),
+        lambda pieces: pieces["0-0-8"]["search"].update(poison={"8": {"code": "worker_killed", "reason": "boom"}}),
+        lambda pieces: pieces["0-0-8"]["search"].update(poison={"two": {"code": "worker_killed", "reason": "boom"}}),
+        lambda pieces: pieces["0-0-8"]["search"].update(poison={"2": {"code": "bad_text", "reason": "boom"}}),
+        lambda pieces: pieces["0-0-8"]["search"].update(poison={"2": "boom"}),
+        lambda pieces: pieces["0-0-8"]["search"].update(poison=[2]),
+        lambda pieces: pieces["0-0-8"]["search"].pop("poison"),
+        lambda pieces: pieces["0-0-8"].update(search=None),
+        lambda pieces: pieces["0-0-8"].update(attempts=True),
+        lambda pieces: pieces["0-0-8"].pop("faults"),
+        lambda pieces: pieces.update({"0-0-8": 3}),
+        lambda pieces: pieces.update({"1-0-3": pieces["7-1-3"]}),
+        lambda pieces: pieces.update({"7-1-4": pieces["7-1-3"]}),
+        lambda pieces: pieces.update({"7-3-3": pieces["7-1-3"]}),
+        lambda pieces: pieces.update({"7-01-3": pieces["7-1-3"]}),
+        lambda pieces: pieces.update({"7": pieces["7-1-3"]}),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(change):
-    with pytest.raises(ValueError, match=r"numbers cannot be|not written as dgbatch|invalid literal"):
+    with pytest.raises(
+        ValueError, match=r"numbers cannot be|not written as dgbatch|invalid literal|is no piece|not enough values"
+    ):
         from_json(forged(change), "run", PARTS)
 
 
@@ -114,8 +124,8 @@ def run(make_job: MakeJob, some_rows: Callable[[int], pa.Table]) -> Run:
 def test_run_keeps_attempts_and_begins_without_them(run: Run) -> None:
     shards = run.plan.shards
     assert run.attempts(shards) == {}
-    run.note_attempts({1: Tries(Search(4), 2, 1)})
-    assert Run.open(run.path).attempts(shards) == {1: Tries(Search(4), 2, 1)}
+    run.note_attempts({(1, 0, 4): Tries(Search(0, 4), 2, 1)})
+    assert Run.open(run.path).attempts(shards) == {(1, 0, 4): Tries(Search(0, 4), 2, 1)}
     assert run.events() == []
 
 

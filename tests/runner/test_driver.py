@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dgbatch.errors import CheckpointError, InputError, OutputError, RunCancelled, RunFailed
-from dgbatch.runner import driver
+from dgbatch.runner import losses
 from dgbatch.runner import submit as steps
 from dgbatch.runner.progress import Progress
 from dgbatch.runner.run_folder import Run
@@ -140,7 +140,7 @@ def test_row_that_always_kills_its_worker_costs_itself_alone(tmp_path):
     assert rows(done.run)["r0009", 0]["attempt"] == lost["attempts"]
     (searching,), (poisoned,) = events(done.run, "searching"), events(done.run, "row_poisoned")
     assert (searching["shard"], searching["rows"]) == (1, 8)
-    assert (poisoned["shard"], poisoned["row"]) == (1, 2)
+    assert (poisoned["shard"], poisoned["row"], poisoned["id"]) == (1, 2, "r0010")
 
 
 def test_two_rows_of_one_shard_that_kill_cost_themselves_alone(tmp_path):
@@ -157,6 +157,76 @@ def test_row_that_always_hangs_costs_itself_alone(tmp_path):
     done = submit(fake_job(tmp_path, ["a", "!hang"], retry={"shard_attempts": 1, "stall_timeout_s": 1.5}))
     assert (done.exit_code, done.status.tally.ok) == (3, 1)
     assert "made no step for 1.5 s" in quarantined(done.run)[0]["error_message"]
+
+
+def test_device_without_the_memory_gets_half_the_canvases_and_no_row_is_lost(tmp_path):
+    prompts = [*PROMPTS[:10], "!oom=2", *PROMPTS[11:]]
+    notes: set[str] = set()
+    done = submit(fake_job(tmp_path, prompts), on_progress=lambda progress: notes.add(progress.note))
+    assert (done.exit_code, done.status.tally.ok) == (0, 40)
+    (short,) = events(done.run, "out_of_memory")
+    assert (short["worker"], short["device"], short["canvases"], short["now"]) == ("w0", "fake", 4, 2)
+    assert [event["canvases"] for event in events(done.run, "worker_ready")] == [4, 2]
+    assert done.run.canvases["fake"]["in_flight"] == 2
+    assert "fake ran out of memory with 4 canvases in flight: worker w0 goes on with 2" in notes
+    assert rows(done.run)["r0010", 0]["text"] == "2=moo!"
+    assert not events(done.run, "searching")
+
+
+def test_measured_number_of_canvases_is_halved_too_and_its_curve_kept(tmp_path):
+    done = submit(fake_job(tmp_path, ["!oom=3", *PROMPTS[:30]], workers={"canvases": "auto"}))
+    assert [(event["canvases"], event["now"]) for event in events(done.run, "out_of_memory")] == [(8, 4), (4, 2)]
+    assert done.run.canvases["fake"] == {"in_flight": 2, "curve": [[4, 0.5], [8, 0.8]]}
+    assert done.exit_code == 0
+
+
+def test_row_that_does_not_fit_alone_costs_itself_alone(tmp_path):
+    prompts = ["a", "b", "!oom", "d"]
+    done = submit(fake_job(tmp_path, prompts, workers={"shard_rows": 4}))
+    assert (done.exit_code, done.status.tally.ok) == (3, 3)
+    assert [(event["canvases"], event["now"]) for event in events(done.run, "out_of_memory")] == [(4, 2), (2, 1)]
+    (lost,) = quarantined(done.run)
+    assert (lost["id"], lost["error_code"]) == ("r0002", "out_of_memory")
+    assert "OutOfMemoryError: no memory for 1 canvases" in lost["error_message"]
+    assert done.verification.holds
+
+
+def test_worker_told_to_leave_hands_over_what_it_did_and_nobody_is_at_fault(tmp_path):
+    told: list[int] = []
+
+    def tell_once(progress: Progress) -> None:
+        if progress.workers and progress.rows >= 4 and not told:
+            where = events(Run.open(progress.path), "worker_ready")[-1]["where"]
+            told.append(int(where.split(":")[1]))
+            os.kill(told[0], signal.SIGTERM)
+
+    job = fake_job(tmp_path, PROMPTS, {"step_s": 0.2}, retry={"shard_attempts": 1})
+    done = submit(job, on_progress=tell_once)
+    assert told
+    assert (done.exit_code, done.verification.holds) == (0, True)
+    assert [event["worker"] for event in events(done.run, "worker_left")] == ["w0"]
+    assert not events(done.run, "worker_lost")
+    assert [event["worker"] for event in events(done.run, "worker_ready")] == ["w0", "w0"]
+    assert {row["attempt"] for row in rows(done.run).values()} == {1}
+    assert any(commit.span is not None for commit in done.run.commits())
+
+
+def test_idle_worker_takes_over_halves_of_what_a_slow_one_has_not_begun(tmp_path):
+    prompts = [f"!steps=4 {i}" for i in range(64)]
+    plain = submit(fake_job(tmp_path / "plain", prompts))
+    slow = {"step_s": 0.01, "slow_s": 0.6, "slow_file": str(tmp_path / "slow")}
+    job = fake_job(tmp_path / "shared", prompts, slow, workers={"count": 2, "shard_rows": 32})
+    done = submit(job)
+    assert done.verification.holds
+    cuts = events(done.run, "shard_cut")
+    (owner,) = {event["worker"] for event in cuts}
+    by = {worker: [c for c in done.run.commits() if c.worker == worker] for worker in ("w0", "w1")}
+    kept = [commit for commit in by[owner] if commit.span]
+    assert len(kept) == 1 and kept[0].span[0] == 0
+    assert sum(commit.ok for commit in by[owner]) <= 20  # of 32: 4 in the engine each 2.4 s, and half of the rest
+    assert kept[0].seconds < 32 * 4 * 0.6 / 4  # what its whole shard takes it
+    same = {key: {**row, "attempt": 0} for key, row in rows(plain.run).items()}
+    assert {key: {**row, "attempt": 0} for key, row in rows(done.run).items()} == same
 
 
 def test_shard_of_which_no_row_kills_alone_fails_the_run_by_name_and_costs_no_other(tmp_path):
@@ -177,12 +247,12 @@ def test_engine_that_fails_in_company_is_named_as_the_reason(tmp_path):
 
 
 def test_workers_that_die_whatever_they_run_fail_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(driver, "SEARCH_DEATHS", 3)
+    monkeypatch.setattr(losses, "SEARCH_DEATHS", 3)
     job = fake_job(tmp_path, ["!fatal"] * 8, retry={"shard_attempts": 1})
     with pytest.raises(RunFailed, match=r"3 workers in a row were lost, whichever rows they had: .*fake device error"):
         submit(job)
     run = Run.open(str(tmp_path / "out"))
-    assert not run.attempts(run.plan.shards)[0].search.poison
+    assert not run.attempts(run.plan.shards)[0, 0, 8].search.poison
 
 
 def test_poison_rows_count_as_quarantined_and_are_not_sought_again(tmp_path):
@@ -191,7 +261,7 @@ def test_poison_rows_count_as_quarantined_and_are_not_sought_again(tmp_path):
         submit(job)
     run = Run.open(str(tmp_path / "out"))
     assert not run.commits()
-    assert list(run.attempts(run.plan.shards)[0].search.poison) == [0, 2]
+    assert list(run.attempts(run.plan.shards)[0, 0, 4].search.poison) == [0, 2]
     done = submit(job, "retry.max_failed_ratio=0.9")
     assert done.exit_code == 3
     assert [row["id"] for row in quarantined(done.run)] == ["r0000", "r0002", "r0003"]
@@ -227,6 +297,16 @@ def test_too_many_quarantined_rows_fail_the_run(tmp_path):
     with pytest.raises(RunFailed, match="2 of 4 rows are quarantined"):
         submit(job)
     assert submit(job, "retry.max_failed_ratio=0.5").exit_code == 3
+
+
+def test_run_that_fails_for_its_rows_names_the_commonest_code_and_a_row(tmp_path):
+    prompts = ["fine", None, "!reject", "!reject", "!die", "good"]
+    job = fake_job(tmp_path, prompts, retry={"max_failed_ratio": 0.25, "shard_attempts": 1})
+    with pytest.raises(RunFailed, match=r"4 of 6 rows .*Most often prompt_too_long \(2 rows\), for example row 'r0"):
+        submit(job)
+    job = fake_job(tmp_path / "poison", ["!die", "a"], retry={"max_failed_ratio": 0.25, "shard_attempts": 1})
+    with pytest.raises(RunFailed, match=r"Most often worker_killed \(1 rows\), for example row 0 of shard 0: the pro"):
+        submit(job)
 
 
 def test_checkpoint_that_a_worker_cannot_load_is_that_error_and_leaves_no_run(tmp_path):
@@ -267,26 +347,35 @@ def test_resumed_run_with_changed_checkpoint_files_is_refused(tmp_path, monkeypa
         submit(job)
 
 
-def test_stop_signal_drains_and_the_next_submit_resumes(tmp_path):
+STOPPED = {"SIGINT": (RunCancelled, 130, "cancelled", "stopped with"), "SIGTERM": (RunFailed, 4, "failed", "SIGTERM")}
+
+
+@pytest.mark.parametrize("name", STOPPED)
+def test_stop_signal_commits_what_is_begun_and_the_next_submit_resumes(tmp_path, name):
+    kind, exit_code, state, said = STOPPED[name]
     raised: list[int] = []
 
-    def press_ctrl_c(progress: Progress) -> None:
+    def stop(progress: Progress) -> None:
         if progress.shards_done and not raised:
             raised.append(progress.shards_done)
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.Signals[name])
 
     job = fake_job(tmp_path, PROMPTS, {"step_s": 0.1})
-    with pytest.raises(RunCancelled, match="of 5 shards committed"):
-        submit(job, on_progress=press_ctrl_c)
+    with pytest.raises(kind, match=f"{said}.* of 5 shards committed"):
+        submit(job, on_progress=stop)
     run = Run.open(str(tmp_path / "out"))
-    assert status_of(run).state == "cancelled"
-    before = {commit.shard: commit for commit in run.commits()}
-    assert len(before) > raised[0]  # the shards at work were let finish
+    assert (status_of(run).state, status_of(run).exit_code) == (state, exit_code)
+    before = {commit.name: commit for commit in run.commits()}
+    committed = sum(commit.ok for commit in before.values())
+    assert committed > 8 * raised[0]  # the rows at work were let finish, and no others begun
+    assert any(commit.span is not None for commit in before.values())
+    assert [event["worker"] for event in events(run, "worker_left")] == ["w0"]
     done = submit(job)
-    after = {commit.shard: commit for commit in done.run.commits()}
-    assert done.rows_before == 8 * len(before)
-    assert {shard: after[shard] for shard in before} == before
+    after = {commit.name: commit for commit in done.run.commits()}
+    assert done.rows_before == committed
+    assert {name: after[name] for name in before} == before
     assert verify(done.run).holds
+    assert {row["attempt"] for row in rows(done.run).values()} == {1}
 
 
 def test_second_stop_signal_does_not_wait_for_the_shards_at_work(tmp_path):

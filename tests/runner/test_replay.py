@@ -16,8 +16,8 @@ from dgbatch.errors import InputError, OutputError
 from dgbatch.records import EngineConfig
 from dgbatch.runner import replay as module
 from dgbatch.runner.commits import FileRecord
-from dgbatch.runner.dispatch import Task
 from dgbatch.runner.model import ENGINE, describe_model
+from dgbatch.runner.piece import Piece, Task
 from dgbatch.runner.plan import make_plan
 from dgbatch.runner.replay import chosen
 from dgbatch.runner.run_folder import Run
@@ -38,15 +38,16 @@ def worked(job: str, *overrides: str, engine: str = PATH, checksum: str | None =
     run = Run.create(spec.output.path, spec.public(), plan, fingerprint(spec, plan), {}, model)
     config = EngineConfig(canvases=4, device="cpu", threads=1)
     worker = Worker("w0", spec, plan.schema, run.path, config, engine)
-    given = [Task(shard, 1) for shard in plan.shards[:shards]]
+    given = [Task(Piece.whole(shard), 1) for shard in plan.shards[:shards]]
     wanted, committed = len(given), 0
     while committed < wanted:
-        report = worker.exchange(given, closing=True)
+        report = worker.exchange(given)
         assert report.fatal is None and not report.failures
         given = []
         for receipt in report.receipts:
             assert run.commit(receipt)
             committed += 1
+    worker.exchange(closing_s=0.0)
     for thread in threading.enumerate():
         if thread.name == "engine":
             thread.join(20)
