@@ -52,6 +52,10 @@ bench *args: (_venv "engine,bench")
     {{bin}}/dgbatch bench roofline --measure
     {{bin}}/dgbatch bench engine {{args}}
 
+# Our runner without a model, and Ray Data; takes what `dgbatch bench runner` takes
+bench-runner *args: (_venv "bench")
+    {{bin}}/dgbatch bench runner {{args}}
+
 # Remove the environment and everything runs left behind
 clean:
     rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* htmlcov

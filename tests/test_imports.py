@@ -51,6 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "dgbatch.cli": {"typer", "rich", "click", "dgbatch", "pyarrow"},
     "dgbatch.roofline": set(),
     "dgbatch.bench": {"torch", "transformers", "matplotlib", "pyarrow", "dgbatch"},
+    "dgbatch.bench.ray_data": {"ray", "pyarrow", "dgbatch.bench", "dgbatch.runner"},
     "dgbatch.demo": {"torch", "numpy", "tokenizers", "pyarrow", "reasoning_gym", "dgbatch"},
 }  # fmt: skip
 # what a prefix never imports, whatever its packages allow

@@ -116,14 +116,16 @@ def machine(device: str, threads: int) -> dict[str, Any]:
     """What a number is worth nothing without."""
     import torch
 
+    return {"device": device, "threads": threads, **host(), "torch": torch.__version__}
+
+
+def host() -> dict[str, Any]:
+    """The same for what runs on no device."""
     return {
-        "device": device,
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
-        "threads": threads,
         "load_1m": round(os.getloadavg()[0], 2),  # before the measurement: of others
         "python": platform.python_version(),
-        "torch": torch.__version__,
     }
 
 

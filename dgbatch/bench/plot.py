@@ -16,12 +16,15 @@ def plot(told: dict[str, Any], path: Path) -> None:
         raise BenchError("--plot needs matplotlib: pip install 'dgbatch[bench]', or leave --plot out") from error
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    (_engine if told["benchmark"] == "engine" else _roofline)(axes, told)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    if told["benchmark"] == "runner":
+        _runner(axes, told)
+    else:
+        (_engine if told["benchmark"] == "engine" else _roofline)(axes, told)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.grid(visible=True, which="both", alpha=0.3)
-    axes.xaxis.set_major_formatter("{x:.0f}")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=150)
 
 
@@ -60,3 +63,17 @@ def _roofline(axes: Any, told: dict[str, Any]) -> None:
     axes.set_xlabel("canvases in flight")
     axes.set_ylabel("ms per denoising step")
     axes.set_title(f"{told['model']}: fastest step, prefix {told['asked']['prefix']}")
+
+
+def _runner(axes: Any, told: dict[str, Any]) -> None:
+    """Rows done and the driver's memory over time: both should be straight, and the second flat."""
+    seconds, rows, sizes = zip(*told["run"]["memory"], strict=True)
+    axes.plot(seconds, [count / 1e6 for count in rows], color="C0")
+    axes.set_xlabel("seconds since submit")
+    axes.set_ylabel("million rows done", color="C0")
+    memory = axes.twinx()
+    memory.plot(seconds, [size / (1 << 20) for size in sizes], color="C1")
+    memory.set_ylabel("memory of the driver, MB", color="C1")
+    memory.set_ylim(bottom=0)
+    workers = told["asked"]["workers"]
+    axes.set_title(f"{told['run']['rows_per_s']:,.0f} rows/s, {workers} workers, {told['machine']['cores']} cores")

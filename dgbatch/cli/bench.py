@@ -9,7 +9,9 @@ import typer
 
 from dgbatch.cli.options import AsJson
 
-bench = typer.Typer(help="Measure the engine on this machine, and the floors physics sets.", no_args_is_help=True)
+bench = typer.Typer(
+    help="Measure the engine and the runner on this machine, and the floors physics sets.", no_args_is_help=True
+)
 
 Threads = Annotated[int, typer.Option(help="CPU threads of torch, for every side.", min=1)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -90,6 +92,39 @@ def roofline(
     _check(out, plot)
     told = bench_roofline(asked, say)
     _tell(told, columns(told), table_rows(told), findings(told), out, plot, json)
+
+
+@bench.command()
+def runner(
+    rows: Annotated[int, typer.Option(help="Short rows through our runner.", min=1)] = 1_000_000,
+    resume_rows: Annotated[int, typer.Option(help="Rows of a run that is 99 % done and goes on.", min=1)] = 1_000_000,
+    peer_rows: Annotated[
+        int, typer.Option(help="Rows side by side with Ray Data; 0 leaves it out. Needs ray[data].", min=0)
+    ] = 500_000,
+    peer_limit_s: Annotated[float, typer.Option(help="Most seconds of one run of Ray Data.", min=1)] = 120.0,
+    workers: Annotated[int, typer.Option(help="Worker processes, of Ray Data too.", min=1)] = 2,
+    folder: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="A new folder for all files; else a temporary one.")
+    ] = None,
+    out: Out = None,
+    plot: Plot = None,
+    json: AsJson = False,
+) -> None:
+    """All that is not the model: plan, workers, commits and proof with an engine that answers at once, and Ray Data."""
+    from dgbatch.bench.runner import COLUMNS, RunnerBench, bench_runner, findings, table_rows
+    from dgbatch.cli.output import say
+
+    asked = RunnerBench(
+        rows=rows,
+        resume_rows=resume_rows,
+        peer_rows=peer_rows,
+        peer_limit_s=peer_limit_s,
+        workers=workers,
+        folder=folder,
+    )
+    _check(out, plot)
+    told = bench_runner(asked, say)
+    _tell(told, COLUMNS, table_rows(told), findings(told), out, plot, json)
 
 
 def _check(out: Path | None, plot: Path | None) -> None:
