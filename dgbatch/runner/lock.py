@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from uuid import uuid4
 
-from dgbatch.errors import OutputError, RunLocked
+from dgbatch.errors import RunLocked, of_os_error
 from dgbatch.runner.folder import Folder
 from dgbatch.runner.run_folder import GUARD, LOCK, OURS, refuse_foreign
 
@@ -97,8 +97,7 @@ def lock(run_path: str) -> Iterator[Lock]:
         refuse_foreign(run_path)
         held = _acquire(folder)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"output.path: {run_path} cannot be written: {reason}. Choose another folder.") from error
+        raise of_os_error(error, f"output.path: {run_path} cannot be written", "Choose another folder.") from error
     try:
         yield held
     finally:
