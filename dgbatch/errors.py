@@ -19,6 +19,14 @@ RowError is no DgbatchError: it costs one row, which goes to quarantine with its
 
 from __future__ import annotations
 
+import errno
+
+# What stays as it is until somebody changes a job, a path or a permission.
+LASTING = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.EINVAL,
+}  # fmt: skip
+
 
 class DgbatchError(Exception):
     """Something a user can mend; printed without a traceback."""
@@ -84,3 +92,13 @@ class RowError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+def of_os_error(error: OSError, what: str, fix: str) -> DgbatchError:
+    """The output cannot be read or written: OutputError with a fix where only people can mend it, RunFailed for a disk
+    that is full or a store that is away, after which the same submit goes on.
+    """
+    reason = (error.strerror or str(error)).rstrip(".")
+    if error.errno in LASTING:
+        return OutputError(f"{what}: {reason}. {fix}")
+    return RunFailed(f"{what}: {reason}. What is committed is safe: mend it and submit again.")

@@ -120,7 +120,9 @@ class FaultyFolder(Folder):
         super().__init__(folder.path)
         self._folder = folder
         self.switches = switches
-        self._dice = random.Random(f"{switches.path.name}:{os.getpid()}")
+        # One operation in so many fails, which ones is another matter in each process: few must not mean none, and a
+        # submit that is tried again must not fail at the same one.
+        self._owed = random.Random(f"{switches.path.name}:{os.getpid()}").random()
         self._shards: Counter[str] = Counter()  # that this process has seen at each moment
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
@@ -186,8 +188,9 @@ class FaultyFolder(Folder):
         if writes and self.switches.is_on(DISK_FULL):
             self.switches.note(DISK_FULL, verb=verb, name=name)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        ratio = self.switches.value(STORE_ERRORS)
-        if ratio and self._dice.random() < float(ratio):
+        self._owed += float(self.switches.value(STORE_ERRORS) or 0)
+        if self._owed >= 1:
+            self._owed -= 1
             self.switches.note(STORE_ERRORS, verb=verb, name=name)
             raise OSError(errno.EIO, "503 Slow Down (on purpose)")
 

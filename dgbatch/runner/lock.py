@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from dgbatch.errors import OutputError, RunLocked
+from dgbatch.errors import RunLocked, of_os_error
 from dgbatch.runner.folder import Folder, open_folder
 from dgbatch.runner.local_folder import LocalFolder
 from dgbatch.runner.run_folder import refuse_foreign
@@ -69,8 +69,7 @@ def lock(run_path: str) -> Iterator[LocalLock | StoreLock]:
         refuse_foreign(run_path)
         held = acquire(open_folder(run_path))
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"output.path: {run_path} cannot be written: {reason}. Choose another folder.") from error
+        raise of_os_error(error, f"output.path: {run_path} cannot be written", "Choose another folder.") from error
     try:
         yield held
     finally:

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dgbatch.errors import OutputError, RunFailed, RunNotFound
+from dgbatch.errors import OutputError, RunFailed, RunNotFound, of_os_error
 from dgbatch.records import CurvePoint
 from dgbatch.runner import attempts
 from dgbatch.runner.commits import COMMITS, Commit, is_part, list_records, put_commit, read_commit
@@ -113,7 +113,7 @@ class Run:
                 f"{path}: no run here ({RUN} is missing). Give the folder that output.path named."
             ) from None
         except OSError as error:
-            raise OutputError(f"{folder.at(RUN)}: cannot be read: {error.strerror}. Check its permissions.") from error
+            raise of_os_error(error, f"{folder.at(RUN)}: cannot be read", "Check its permissions.") from error
         try:
             return cls(folder, _unsealed(data))
         except ValueError as error:
@@ -156,7 +156,7 @@ class Run:
         try:
             data = self.folder.get(PLAN)
         except OSError as error:
-            raise OutputError(f"{self.folder.at(PLAN)}: cannot be read: {error.strerror}. Restore it.") from error
+            raise of_os_error(error, f"{self.folder.at(PLAN)}: cannot be read", "Restore it.") from error
         if hashlib.sha256(data).hexdigest() != self.info["plan_sha256"]:
             raise OutputError(f"{self.folder.at(PLAN)}: was changed after the run was made. Restore it from a copy.")
         # In this thread alone: one of Arrow's that still holds our bytes when Python ends aborts the process.
@@ -176,10 +176,14 @@ class Run:
 
         proof: read each record itself, and no copy of it.
         """
-        if proof:
-            records = [read_commit(self.folder, self.fingerprint, name) for name in list_records(self.folder)]
-        else:
-            records, self._loose = read_records(self.folder, self.fingerprint)
+        try:
+            if proof:
+                records = [read_commit(self.folder, self.fingerprint, name) for name in list_records(self.folder)]
+            else:
+                records, self._loose = read_records(self.folder, self.fingerprint)
+        except OSError as error:
+            what = f"{self.folder.at(COMMITS)}: the commit records cannot be read"
+            raise of_os_error(error, what, "Check their permissions.") from error
         return Ledger.of(self.plan.shards, records)
 
     def commits(self) -> list[Commit]:
@@ -316,8 +320,7 @@ def _writing(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"output.path: {path} cannot be written: {reason}. Choose another folder.") from error
+        raise of_os_error(error, f"output.path: {path} cannot be written", "Choose another folder.") from error
 
 
 @contextmanager

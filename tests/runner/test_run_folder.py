@@ -14,6 +14,7 @@ import pytest
 
 from dgbatch.errors import OutputError, RunFailed, RunNotFound
 from dgbatch.runner.commits import list_records
+from dgbatch.runner.folder import Folder
 from dgbatch.runner.plan import make_plan
 from dgbatch.runner.run_folder import EVENTS, PLAN, RUN, SUCCESS, Run, refuse_foreign
 from dgbatch.runner.spec import JobSpec, fingerprint
@@ -234,3 +235,21 @@ def test_records_of_many_shards_are_read_in_order(make_job: MakeJob, some_rows: 
     assert len(list_records(run.folder)) == 30
     moved = replace(run.commits()[0], shard=3)
     assert not run.commit(replace(moved, data=None))
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.EIO, RunFailed), (errno.ENOSPC, RunFailed), (errno.EACCES, OutputError)]
+)
+def test_store_that_is_away_for_a_while_is_no_mistake_of_the_job(make_job, some_rows, monkeypatch, number, kind):
+    """What mends itself leaves with 4, submit again; what people must mend with 2."""
+    run = new_run(make_job(some_rows(3)))
+
+    def refused(folder: Folder, name: str) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Folder, "get", refused)
+    with pytest.raises(kind, match=r"run\.json: cannot be read: .*"):
+        Run.open(run.path)
+    run.__dict__.pop("plan", None)  # read again
+    with pytest.raises(kind, match=r"plan\.parquet: cannot be read"):
+        _ = run.plan
