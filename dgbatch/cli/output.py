@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dgbatch.errors import DgbatchError
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
     from rich.text import Text
+
+LINE_EVERY_S = 10.0  # of `counting`, where there is no terminal
 
 
 def print_json(answer: Mapping[str, Any]) -> None:
@@ -61,6 +65,30 @@ def show(*things: RenderableType) -> None:
 def say(line: str) -> None:
     """For people, on standard error."""
     print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """To be told (done, of all). Shown on standard error: a bar on a terminal, a line now and then elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    screen = Console(stderr=True)
+    if screen.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=screen, transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, of: bar.update(task, completed=done, total=of)
+        return
+    said_at = time.monotonic()
+
+    def tell(done: int, of: int) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= LINE_EVERY_S:
+            said_at = time.monotonic()
+            say(f"{what}: {done:,} of {of:,}")
+
+    yield tell
 
 
 def console() -> Console:

@@ -25,7 +25,7 @@ def verify(run: RunFolder, replay: Replay = 0, json: AsJson = False) -> None:
     """
     from dataclasses import asdict
 
-    from dgbatch.cli.output import print_json, say, show
+    from dgbatch.cli.output import counting, print_json, say, show
     from dgbatch.runner.replay import replay as generate_again
     from dgbatch.runner.run_folder import Run
     from dgbatch.runner.spec import hiding_secrets
@@ -33,10 +33,12 @@ def verify(run: RunFolder, replay: Replay = 0, json: AsJson = False) -> None:
 
     opened = Run.open(run)
     with hiding_secrets(opened.spec):
-        proof = prove(opened)
+        with counting("shards verified") as tell:
+            proof = prove(opened, tell)
         if replay:
             say("loading the checkpoint to generate rows again")
-            generate_again(opened, replay, proof)
+            with counting("rows generated again") as tell:
+                generate_again(opened, replay, proof, on_progress=tell)
     if json:
         print_json({**asdict(proof), "holds": proof.holds})
     else:

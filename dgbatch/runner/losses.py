@@ -56,17 +56,18 @@ class Losses:
     def piece_failed(self, actor: Actor, failure: Failure) -> None:
         assert failure.place is not None
         piece = self.dispatch.running[actor.name][failure.place]
-        self._reasons[piece.key] = str(failure)
+        self._reasons[piece.key] = reason = self.spec.hide(str(failure))
         again = self.dispatch.failed(actor.name, failure.place)
         self._unkept = True
-        self.run.event("shard_failed", shard=piece.shard.index, worker=actor.name, reason=str(failure), again=again)
-        self.telling.say(f"{piece} failed: {failure.message[:100]}")
+        self.run.event("shard_failed", shard=piece.shard.index, worker=actor.name, reason=reason, again=again)
+        self.telling.say(f"{piece} failed: {reason.partition(': ')[2][:100]}")
 
     def worker_lost(self, actor: Actor, reason: str, out_of_memory: bool = False) -> None:
         """A worker is gone, its process killed: its pieces go to others.
 
         Raises RunFailed when workers are lost whatever they do.
         """
+        reason = self.spec.hide(reason)  # it goes into attempts.json, and into the quarantine file of a poison row
         held = self.dispatch.held(actor.name)
         self._reasons.update((piece.key, reason) for piece in held)
         self._unkept |= bool(held)

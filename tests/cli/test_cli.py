@@ -9,7 +9,7 @@ import pytest
 import dgbatch as package
 from tests.cli.command import dgbatch
 
-COMMANDS = ("init", "plan", "submit", "status", "ls", "verify", "sql", "export", "doctor")
+COMMANDS = ("init", "plan", "submit", "status", "ls", "verify", "retry", "sql", "export", "doctor")
 
 
 def test_help_lists_every_command_and_the_exit_codes(capfd):

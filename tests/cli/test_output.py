@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from dgbatch.cli.output import invoked_as, painted
+from dgbatch.cli import output
+from dgbatch.cli.output import counting, invoked_as, painted
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,15 @@ def test_what_was_is_red_and_what_is_is_green(line, styles):
     text = painted(line)
     assert text.plain == line
     assert [(line[span.start : span.end], span.style) for span in text.spans] == styles
+
+
+def test_where_no_terminal_is_a_count_is_a_line_now_and_then(monkeypatch, capsys):
+    clock = iter([0.0, 5.0, 11.0, 11.0, 12.0, 22.0, 22.0])
+    monkeypatch.setattr(output.time, "monotonic", lambda: next(clock))
+    with counting("rows generated again") as tell:
+        for done in (1, 2, 3, 4000):
+            tell(done, 5000)
+    assert capsys.readouterr().err.splitlines() == [
+        "rows generated again: 2 of 5,000",
+        "rows generated again: 4,000 of 5,000",
+    ]

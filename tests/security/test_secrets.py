@@ -13,6 +13,7 @@ import pytest
 import ray
 
 from dgbatch.errors import InputError, RunFailed
+from dgbatch.runner import actors, retry
 from dgbatch.runner import submit as steps
 from dgbatch.runner.plan import make_plan
 from dgbatch.runner.run_folder import Run
@@ -27,6 +28,7 @@ SECRET = "hunter2-open-sesame"
 def job(tmp_path, monkeypatch, local_ray) -> str:
     """A job that needs the secret for its input and for its cluster; one of its rows is rejected, one fails."""
     monkeypatch.setattr(steps, "submit", functools.partial(steps.submit, engine=PATH))
+    monkeypatch.setattr(retry, "retry", functools.partial(retry.retry, engine=PATH))
     monkeypatch.setenv("SECRET", SECRET)
     file = fake_job(
         tmp_path / "job", [*(f"prompt {n}" for n in range(10)), "!reject me", None],
@@ -66,7 +68,8 @@ def test_secret_is_nowhere_in_what_a_run_writes_and_prints(tmp_path, capfd, capl
     said = [done, dgbatch(capfd, "submit", job, "--json"), dgbatch(capfd, "verify", run, "--json")]
     said += [dgbatch(capfd, command, run) for command in ("status", "verify")]
     said += [dgbatch(capfd, "export", run, str(tmp_path / "job" / f"all.{end}")) for end in ("jsonl", "parquet")]
-    assert [left.code for left in said] == [3, 3, 0, 0, 0, 0, 0]
+    said += [dgbatch(capfd, "retry", run, *option) for option in (["--dry-run"], ["--json"], [])]
+    assert [left.code for left in said] == [3, 3, 0, 0, 0, 0, 0, 0, 3, 3]
     assert Run.open(run).info["spec"]["workers"]["address"] == "ray://user:${SECRET}@head:10001"
 
     assert where_it_stands(tmp_path / "job") == []
@@ -106,6 +109,24 @@ def test_errors_and_events_of_a_run_name_the_variable(tmp_path, job):
     run.event("worker_lost", reason=f"cannot read {spec.input.path}", shards=[1])
     assert run.events()[0]["reason"] == f"cannot read {tmp_path}/${{SECRET}}/prompts.parquet"
     assert where_it_stands(tmp_path / "run") == []
+
+
+def test_last_words_of_a_worker_are_kept_without_the_secret(tmp_path, monkeypatch, local_ray):
+    """They go into attempts.json, and with a row that kills into its quarantine file."""
+    monkeypatch.setenv("SECRET", SECRET)
+    monkeypatch.setattr(actors, "ray_reason", lambda error: f"cannot reach {SECRET}")
+    job = fake_job(
+        tmp_path / "job", ["fine", "!die"], workers={"address": "ray://user:${SECRET}@head:10001"},
+        retry={"shard_attempts": 1, "max_failed_ratio": 1.0},
+    )  # fmt: skip
+    noted: list[str] = []
+    note = Run.note_attempts
+    monkeypatch.setattr(Run, "note_attempts", lambda run, tries: noted.append(repr(tries)) or note(run, tries))
+    done = steps.submit(job, engine=PATH)
+    (row,) = (row for path in Path(done.run.path, "quarantine").iterdir() for row in pq.read_table(path).to_pylist())
+    assert "cannot reach ${SECRET}" in row["error_message"]
+    assert any("cannot reach ${SECRET}" in line for line in noted) and not any(SECRET in line for line in noted)
+    assert where_it_stands(tmp_path / "job") == []
 
 
 def test_error_without_a_secret_stays_the_same_object(job):
