@@ -54,14 +54,16 @@ def write_attempt(
     bad: Callable[[str], bool] = lambda row_id: False,
     text: str = "",
     seeds: Mapping[str, int] = MappingProxyType({}),
+    span: tuple[int, int] | None = None,
 ) -> Commit:
-    """The files of one attempt at a shard, and the commit that would make them real.
+    """The files of one attempt at a shard, or at a piece of it, and the commit that would make them real.
 
     seeds: of rows that do not take the job's.
     """
     rows, quarantined = [], []
     rules = Rules(run.spec.accept)
-    for row_id, row in source.rows(shard, run.spec.input, list(run.schemas.input_columns)):
+    selected = list(source.rows(shard, run.spec.input, list(run.schemas.input_columns)))
+    for row_id, row in selected if span is None else selected[slice(*span)]:
         for sample in range(run.plan.samples):
             if bad(row_id):
                 quarantined.append(QuarantinedRow(row_id, sample, "prompt_too_long", "9 tokens too many", 1, row))
@@ -82,6 +84,7 @@ def write_attempt(
         seconds=0.5,
         worker="w0",
         committed_at="2026-11-21T04:00:00.000+00:00",
+        span=span,
     )
 
 

@@ -14,10 +14,11 @@ import pytest
 
 from dgbatch.errors import OutputError, RunFailed, RunNotFound
 from dgbatch.runner.commits import list_records
-from dgbatch.runner.folder import Folder
+from dgbatch.runner.local_folder import LocalFolder as Folder
 from dgbatch.runner.plan import make_plan
 from dgbatch.runner.run_folder import EVENTS, PLAN, RUN, SUCCESS, Run, refuse_foreign
 from dgbatch.runner.spec import JobSpec, fingerprint
+from dgbatch.runner.verify import verify
 from tests.runner.conftest import MakeJob
 from tests.runner.small_run import Killed, Reaper, commit_all, new_run, read_json, write_attempt
 
@@ -200,6 +201,28 @@ def test_finalise_leaves_what_the_commits_name_and_what_is_not_ours(job: JobSpec
     assert run.folder.partials("data") == [] and run.folder.partials("_dgbatch/commits") == []
     assert run.succeeded
     assert read_json(Path(run.path, SUCCESS)) == {"fingerprint": run.fingerprint, "ok": 9, "quarantined": 1}
+
+
+def test_two_drivers_that_raced_leave_each_row_once(job: JobSpec) -> None:
+    """Neither knows of the other: pieces of shard 0 overlap, shard 1 is there whole and as a piece."""
+    run = new_run(job)
+    zero, one, two = run.plan.shards
+    pieces = [(zero, (0, 2)), (zero, (1, 4)), (zero, (2, 4)), (one, None), (one, (0, 3)), (two, None)]
+    for shard, span in pieces:
+        assert run.commit(write_attempt(run, shard, bad=lambda row_id: row_id in ("r1", "r5"), span=span))
+    found = verify(run)
+    assert (found.holds, found.ok, found.quarantined) == (True, 8, 2)
+    run.finalise()
+    assert [name.rpartition("/")[2] for name in list_records(run.folder)] == [
+        "000000-000000-000002.json",
+        "000000-000002-000004.json",
+        "000001.json",
+        "000002.json",
+    ]
+    tables = [pa.dataset.dataset(str(Path(run.path, kind)), format="parquet") for kind in ("data", "quarantine")]
+    ids = [name for table in tables for name in table.to_table(columns=["id"])["id"].to_pylist()]
+    assert sorted(ids) == sorted(f"r{n}" for n in range(10))
+    assert verify(run).holds
 
 
 def test_a_plain_glob_of_a_finished_run_is_the_dataset(job: JobSpec) -> None:
