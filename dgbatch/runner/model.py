@@ -10,6 +10,7 @@ from dgbatch.engine import checkpoint
 from dgbatch.errors import CheckpointError, DgbatchError
 
 if TYPE_CHECKING:
+    from dgbatch.records import EngineConfig
     from dgbatch.runner.spec import JobSpec
 
 ENGINE = "dgbatch.engine:Engine"
@@ -56,3 +57,13 @@ def missing(package: str) -> DgbatchError:
         f"the engine needs {package!r}, which is not installed here. "
         "Install it with: pip install 'dgbatch[engine]' (dgbatch doctor shows what else is missing)."
     )
+
+
+def load_engine(engine: str, spec: JobSpec, config: EngineConfig) -> Any:
+    """`module:Class` -> a ready engine with the job's checkpoint; raises CheckpointError for what the user can mend."""
+    module, _, name = engine.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise missing(error.name or str(error)) from error
+    return factory.load(spec.model.checkpoint, config, revision=spec.model.revision)

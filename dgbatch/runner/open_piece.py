@@ -7,7 +7,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from dgbatch.errors import RowError
 from dgbatch.runner.piece import Place, Task
+from dgbatch.runner.poison import Blame
 from dgbatch.runner.report import Failure
 from dgbatch.runner.sink import OutputRow, QuarantinedRow
 
@@ -94,3 +96,10 @@ class OpenPiece:
 
 def _in_order(results: list[tuple[int, Result]], end: float) -> list[Result]:
     return [row for position, row in sorted(results, key=lambda pair: pair[0]) if position < end]
+
+
+def poisoned(blame: Blame) -> RowError:
+    """What a row is quarantined with that its worker was lost to."""
+    if blame.code == "out_of_memory":
+        return RowError("out_of_memory", f"alone on its device, it ran out of memory: {blame.reason}")
+    return RowError("worker_killed", f"run alone, it cost its worker: {blame.reason}")

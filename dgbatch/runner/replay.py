@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from dgbatch.errors import OutputError, RowError
 from dgbatch.records import Completion, EngineConfig, Prompt, Rejection
 from dgbatch.runner import source
-from dgbatch.runner.model import ENGINE
+from dgbatch.runner.model import ENGINE, load_engine
 from dgbatch.runner.prompts import Renderer
 from dgbatch.runner.verify import Key, Verification, believable, label, read_file
-from dgbatch.runner.worker import load_engine
 
 if TYPE_CHECKING:
     from dgbatch.runner.commits import FileRecord

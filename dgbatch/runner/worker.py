@@ -11,7 +11,6 @@ long as it may, and hands over what is done of each piece as the piece's first r
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import socket
@@ -30,8 +29,8 @@ from dgbatch.runner.accept import Rules
 from dgbatch.runner.commits import Commit
 from dgbatch.runner.due_rows import due_rows
 from dgbatch.runner.faults import open_folder
-from dgbatch.runner.model import ENGINE, missing
-from dgbatch.runner.open_piece import OpenPiece, RowKey
+from dgbatch.runner.model import ENGINE, load_engine
+from dgbatch.runner.open_piece import OpenPiece, RowKey, poisoned
 from dgbatch.runner.prompts import Renderer
 from dgbatch.runner.report import Failure, Report
 from dgbatch.runner.schema import schemas
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dgbatch.runner.piece import Place, Task
-    from dgbatch.runner.poison import Blame
     from dgbatch.runner.spec import JobSpec
 
 NEWS_S = 0.5  # how long an exchange waits for something to say
@@ -310,20 +308,3 @@ class Worker:
             round=0 if again is None else again.round,
             base=() if again is None else again.base,
         )
-
-
-def poisoned(blame: Blame) -> RowError:
-    """What a row is quarantined with that its worker was lost to."""
-    if blame.code == "out_of_memory":
-        return RowError("out_of_memory", f"alone on its device, it ran out of memory: {blame.reason}")
-    return RowError("worker_killed", f"run alone, it cost its worker: {blame.reason}")
-
-
-def load_engine(engine: str, spec: JobSpec, config: EngineConfig) -> Any:
-    """`module:Class` -> a ready engine with the job's checkpoint; raises CheckpointError for what the user can mend."""
-    module, _, name = engine.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        raise missing(error.name or str(error)) from error
-    return factory.load(spec.model.checkpoint, config, revision=spec.model.revision)
