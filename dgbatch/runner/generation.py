@@ -95,6 +95,8 @@ class RowSettings:
 
     def of(self, row: Mapping[str, Any]) -> GenerationSpec:
         """What holds for this row. Raises RowError."""
+        if self.column is None:
+            return self._job
         said = self.said(row)
         if not said:
             return self._job

@@ -25,6 +25,7 @@ FAILURES = (
     jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError,
     TypeError, ValueError,
 )  # fmt: skip
+_EMPTY = hashlib.blake2b(digest_size=8, person=b"dgbatch")
 
 
 def noise_key(seed: int, row_id: str, sample: int) -> int:
@@ -32,8 +33,9 @@ def noise_key(seed: int, row_id: str, sample: int) -> int:
 
     The first 8 bytes, little-endian, of BLAKE2b with person "dgbatch" over "<seed>/<sample>/<row id>" in UTF-8.
     """
-    text = f"{seed}/{sample}/{row_id}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"dgbatch").digest(), "little")
+    digest = _EMPTY.copy()  # quicker than a new one
+    digest.update(f"{seed}/{sample}/{row_id}".encode())
+    return int.from_bytes(digest.digest(), "little")
 
 
 class _Null(Exception):
@@ -85,7 +87,8 @@ class _Template:
         """
         self._environment.begin()
         try:
-            return self._template.render({ROW: row, **row})
+            context = self._template.new_context({**self._template.globals, ROW: row, **row}, shared=True)
+            return self._environment.concat(self._template.root_render_func(context))
         except _Null:
             nulls = sorted(name for name in self.columns if row.get(name) is None)
             named = ", ".join(nulls) if nulls else "a value inside a column"

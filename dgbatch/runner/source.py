@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from dgbatch.runner.spec import InputSpec
 
 POSITION = "__dgbatch_position"
+HASH_ROWS = 1 << 16  # ids hashed in one query
+BUCKETS = 16  # of hashes, by their lowest bits
+BUCKET_BITS = pa.scalar(BUCKETS - 1, pa.uint64())
 # Looks, beside the functions DuckDB calls volatile, at words that need no parentheses.
 CLOCKS = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
 LITERAL = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -150,16 +153,32 @@ def _plain(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """Times of nanoseconds become microseconds, which is what Python has; never by rounding."""
-    kind = column.type
+    """Times of nanoseconds become microseconds, which is what Python has; never by rounding.
+
+    Arrow itself would make them pandas' own times, or round them, where pandas is installed.
+    """
     try:
-        if pa.types.is_timestamp(kind) and kind.unit == "ns":
-            return column.cast(pa.timestamp("us", kind.tz)).to_pylist()
-        return column.to_pylist()
+        kind = _micro(column.type)
+        return (column if kind == column.type else column.cast(kind)).to_pylist()
     except (ValueError, OverflowError):  # pyarrow's errors about values are ValueErrors
         if len(column) == 1:
             return list(column)
         return [value for index in range(len(column)) for value in _values(column.slice(index, 1))]
+
+
+def _micro(kind: pa.DataType) -> pa.DataType:
+    """The same type with microseconds for nanoseconds, inside lists and structs too."""
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_micro(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_micro(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_micro(kind.value_type)))
+    if getattr(kind, "unit", "") != "ns":
+        return kind
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz)
+    return pa.time64("us") if pa.types.is_time(kind) else pa.duration("us")
 
 
 def _connection() -> duckdb.DuckDBPyConnection:
@@ -248,25 +267,37 @@ class IdHashes:
 
     def __init__(self) -> None:
         self._duckdb = _connection()
+        self._waiting: list[pa.Array] = []  # ids not hashed yet
         self._hashes: list[pa.Array] = []
 
     def add(self, texts: pa.Array) -> None:
-        self._hashes.append(self.of(texts))
+        self._waiting.append(texts)
+        if sum(map(len, self._waiting)) >= HASH_ROWS:
+            self._hash()
+
+    def _hash(self) -> None:
+        if self._waiting:
+            self._hashes.append(self.of(pa.concat_arrays(self._waiting)))
+            self._waiting = []
 
     def of(self, texts: pa.Array) -> pa.Array:
         """64 bits per id. Equal ids have equal hashes; the reverse is checked by whoever found two."""
-        self._duckdb.register("ids", pa.table({"id": texts, "position": range(len(texts))}))
-        try:
-            hashed = self._duckdb.sql("SELECT hash(id) FROM ids ORDER BY position").to_arrow_table()
-            return hashed.column(0).combine_chunks()
+        self._duckdb.register("ids", pa.table({"id": texts}))
+        try:  # in the order of the ids: DuckDB keeps it where nobody asks for another
+            return self._duckdb.sql("SELECT hash(id) FROM ids").to_arrow_table().column(0).combine_chunks()
         finally:
             self._duckdb.unregister("ids")
 
     def repeated(self) -> tuple[pa.Array, int]:
         """Hashes that came more than once, each once, and how many rows there are beyond the first of each."""
-        hashes = pa.chunked_array(self._hashes, pa.uint64()).combine_chunks()
-        if len(hashes) < 2:
-            return hashes.slice(0, 0), 0
-        ordered = hashes.take(pc.sort_indices(hashes))
-        again = ordered.slice(1).filter(pc.equal(ordered.slice(1), ordered.slice(0, len(ordered) - 1)))
-        return pc.unique(again), len(again)
+        self._hash()
+        found, extra = [], 0
+        for bucket in range(BUCKETS):  # one after the other: to sort all at once takes three times their memory
+            mine = [hashes.filter(pc.equal(pc.bit_wise_and(hashes, BUCKET_BITS), bucket)) for hashes in self._hashes]
+            hashes = pa.chunked_array(mine, pa.uint64()).combine_chunks()
+            ordered = hashes.take(pc.sort_indices(hashes))
+            if len(ordered) > 1:
+                again = ordered.slice(1).filter(pc.equal(ordered.slice(1), ordered.slice(0, len(ordered) - 1)))
+                found.append(pc.unique(again))
+                extra += len(again)
+        return pa.chunked_array(found, pa.uint64()).combine_chunks(), extra

@@ -145,6 +145,29 @@ def test_times_of_nanoseconds_become_microseconds_and_are_never_rounded(make_job
     assert all_rows(spec, "at")[0][1]["at"].equals(finer[0])
 
 
+@pytest.mark.parametrize(
+    ("kind", "nanoseconds", "expected"),
+    [
+        (pa.time64("ns"), 1000, datetime.time(0, 0, 0, 1)),
+        (pa.duration("ns"), 1000, datetime.timedelta(microseconds=1)),
+        (pa.timestamp("ns", "UTC"), 0, datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)),
+    ],
+    ids=["time", "duration", "zoned"],
+)
+def test_times_are_those_of_python_also_where_pandas_is_installed(make_job, kind, nanoseconds, expected):
+    nested = pa.struct([("at", pa.large_list(kind))])
+    table = pa.table(
+        {
+            "prompt": ["x"],
+            "at": pa.array([nanoseconds], kind),
+            "nested": pa.array([{"at": [nanoseconds, None]}], nested),
+        }
+    )
+    ((_, row),) = all_rows(make_job(table), "at", "nested")
+    assert (type(row["at"]), row["at"]) == (type(expected), expected)
+    assert row["nested"] == {"at": [expected, None]} and type(row["nested"]["at"][0]) is type(expected)
+
+
 NOT_UTF8 = pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"\xff", None], pa.binary()).buffers())
 
 
@@ -155,9 +178,11 @@ NOT_UTF8 = pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"\xff", None],
         pa.array([{"at": 1_577_836_800_000_000_001}, {"at": None}, None], pa.struct([("at", pa.timestamp("ns"))])),
         pa.array([10**7, 1, None], pa.date32()),
         pa.array([1, 1000, None], pa.time64("ns")),
+        pa.array([1, 1000, None], pa.duration("ns")),
+        pa.array([[1, 1000], [2000], None], pa.list_(pa.time64("ns"))),
         NOT_UTF8,
     ],
-    ids=["nanoseconds", "nested", "year", "time", "text"],
+    ids=["nanoseconds", "nested", "year", "time", "duration", "list", "text"],
 )
 def test_a_value_that_python_lacks_is_carried_as_it_is(make_job, column):
     spec = make_job(pa.table({"prompt": ["x"] * 3, "odd": column}))
