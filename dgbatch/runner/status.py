@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from dgbatch.errors import OutputError
 from dgbatch.runner.folder import open_folder
 from dgbatch.runner.ledger import Tally
 from dgbatch.runner.lock import owner
@@ -92,7 +93,10 @@ def status_of(run: Run, now: datetime | None = None) -> Status:
 def find_runs(folder: str | os.PathLike[str]) -> Iterator[Run]:
     """Every run below a folder, itself included, in the order of their names."""
     here = open_folder(folder)
-    entries = here.entries()
+    try:
+        entries = here.entries()
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be read: {error.strerror}. Name another folder.") from error
     if f"{OURS}/" in entries and here.exists(RUN):
         yield Run.open(here.path)  # a run holds no other run
         return

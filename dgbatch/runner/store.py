@@ -25,6 +25,7 @@ from dgbatch.errors import LocationError, StoreFailed
 from dgbatch.runner.store_uri import StoreUri, parse
 
 RETRY_S = 60.0  # how long one request is tried again
+AWAY_S = 2.0  # the same once the store was away that long, until it answers: a job should end, not wait on and on
 PAUSE_S, MOST_PAUSE_S = 0.1, 5.0
 REQUEST_S = 60.0  # for one answer to come
 CONNECT_S = 5.0
@@ -53,7 +54,8 @@ class Store:
         self.uri = uri
         self._plain = _connect(uri, {"max_retries": 0})
         # Of an upload in parts or a listing of many pages one part is repeated, not all of them.
-        self._patient = _connect(uri, {"max_retries": 10, "retry_timeout": timedelta(seconds=RETRY_S)})
+        self._patient = _connect(uri, {"max_retries": 6, "retry_timeout": timedelta(seconds=RETRY_S / 2)})
+        self._is_away = False
 
     def create(self, key: str, data: bytes) -> bool:
         """Put an object where there is none: If-None-Match, or what the store calls it. False when the key is taken.
@@ -139,16 +141,16 @@ class Store:
 
     def below(self, prefix: str) -> list[Found]:
         """Every object below this folder, sorted by key."""
-        pages = self._try(prefix, lambda: [list(page) for page in _obstore().list(self._patient, prefix or None)])
+        pages = self._try(prefix, lambda: [list(page) for page in _obstore().list(self._pages(), prefix or None)])
         return sorted((_found(each) for page in pages for each in page), key=lambda found: found.key)
 
     def is_empty(self, prefix: str) -> bool:
         """Whether there is no object below this folder; asks for one page. Some stores keep folders with nothing in."""
-        return self._try(prefix, lambda: not any(len(page) for page in _obstore().list(self._patient, prefix or None)))
+        return self._try(prefix, lambda: not any(len(page) for page in _obstore().list(self._pages(), prefix or None)))
 
     def inside(self, folder: str) -> tuple[list[Found], list[str]]:
         """The objects directly in this folder, and the keys of the folders in it; both sorted."""
-        answer = self._try(folder, lambda: _obstore().list_with_delimiter(self._patient, folder or None))
+        answer = self._try(folder, lambda: _obstore().list_with_delimiter(self._pages(), folder or None))
         found = sorted((_found(each) for each in answer["objects"]), key=lambda found: found.key)
         return found, sorted(str(prefix).rstrip("/") for prefix in answer["common_prefixes"])
 
@@ -159,10 +161,15 @@ class Store:
         except FileNotFoundError:
             return
 
+    def _pages(self) -> Any:
+        return self._plain if self._is_away else self._patient
+
     def _try(self, key: str, request: Callable[[], T]) -> T:
-        for pause in _pauses():
+        for pause in _pauses(AWAY_S if self._is_away else RETRY_S):
             try:
-                return request()
+                answer = request()
+                self._is_away = False
+                return answer
             except FileNotFoundError as error:
                 _refuse_no_bucket(error, self)
                 raise FileNotFoundError(errno.ENOENT, "no such object", self.shown(key)) from None
@@ -171,6 +178,7 @@ class Store:
                     raise
                 said, is_final = _reason(error)
                 if is_final or pause is None:
+                    self._is_away = not is_final
                     raise StoreFailed(errno.EACCES if is_final else errno.EIO, f"{self.shown(key)}: {said}") from None
                 time.sleep(pause)
         raise AssertionError("the last pause is None")
@@ -263,9 +271,9 @@ def _emulator(endpoint: str) -> dict[str, Any]:
     return {"service_account_key": f'{{"gcs_base_url": "{url}", {nobody}}}'}
 
 
-def _pauses() -> Iterator[float | None]:
+def _pauses(limit_s: float) -> Iterator[float | None]:
     """What to wait after each failed try; None after the last."""
-    end, pause = time.monotonic() + RETRY_S, PAUSE_S
+    end, pause = time.monotonic() + limit_s, PAUSE_S
     while time.monotonic() + pause < end:
         yield pause * random.uniform(0.5, 1.0)  # many workers should not come back all at once
         pause = min(pause * 2, MOST_PAUSE_S)

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,10 @@ LIMIT_S = 150.0
 PROMPTS = [f"prompt {i}" for i in range(48)]
 
 
-def spawn(*arguments: str) -> subprocess.Popen[str]:
-    """A real dgbatch process in the environment of this one."""
-    return subprocess.Popen(
+@contextmanager
+def spawn(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A real dgbatch process in the environment of this one; it does not outlive the test."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "tests.fake_cli", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -38,6 +40,11 @@ def spawn(*arguments: str) -> subprocess.Popen[str]:
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 class Session:
@@ -47,8 +54,8 @@ class Session:
         self.printed = ""
 
     def run(self, *arguments: str, code: int = 0) -> str:
-        process = spawn(*arguments)
-        out, err = process.communicate(timeout=LIMIT_S)
+        with spawn(*arguments) as process:
+            out, err = process.communicate(timeout=LIMIT_S)
         self.printed += out + err
         assert process.returncode == code, f"{arguments} left with {process.returncode}:\n{out}\n{err}"
         assert "Traceback" not in err
@@ -98,13 +105,13 @@ def test_job_in_a_store_killed_in_the_middle_resumes_and_every_command_takes_its
     run = open_folder(uri)
     assert json.loads(session.run("plan", job, "--json", "--set", "model.checkpoint=demo"))["expected"] == 96
 
-    process = spawn("submit", job)
-    wait_until(lambda: len(records(run)) >= 2, process)
-    second = json.loads(session.run("submit", job, "--json", code=5))
-    assert f"pid {process.pid}" in second["error"]["message"]
-    assert json.loads(session.run("status", uri, "--json"))["state"] == "in_progress"
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=LIMIT_S)
+    with spawn("submit", job) as process:
+        wait_until(lambda: len(records(run)) >= 2, process)
+        second = json.loads(session.run("submit", job, "--json", code=5))
+        assert f"pid {process.pid}" in second["error"]["message"]
+        assert json.loads(session.run("status", uri, "--json"))["state"] == "in_progress"
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=LIMIT_S)
     before = records(run)
     assert 2 <= len(before) < 12
     assert json.loads(session.run("status", uri, "--json"))["state"] == "failed"
@@ -197,6 +204,7 @@ def test_wrong_credentials_end_before_anything_starts(
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(400)
 def test_a_store_that_goes_away_ends_the_job_with_4_and_the_next_submit_resumes(
     moto_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,10 +215,10 @@ def test_a_store_that_goes_away_ends_the_job_with_4_and_the_next_submit_resumes(
     run = open_folder(f"{place}/out")
     with Faulty(moto_server.endpoint) as proxy:
         servers.s3(proxy.url).enter(monkeypatch)
-        process = spawn("submit", job)
-        wait_until(lambda: len(run.list("_dgbatch/commits")) >= 2, process)
-        proxy._choose = lambda method, path: "500"
-        _, err = process.communicate(timeout=LIMIT_S)
+        with spawn("submit", job) as process:
+            wait_until(lambda: len(run.list("_dgbatch/commits")) >= 2, process)
+            proxy._choose = lambda method, path: "500"
+            _, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 4
     assert "the store answered 500 InternalError" in err and "Traceback" not in err
     moto_server.enter(monkeypatch)

@@ -145,6 +145,24 @@ def test_a_store_that_stays_away_is_an_error_after_a_while(
     assert str(folder.at("a")) in str(failed.value)
 
 
+def test_a_store_that_was_away_for_long_is_not_waited_for_again_until_it_answers(
+    folder: Folder, sick: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "RETRY_S", 1.5)
+    monkeypatch.setattr(store, "AWAY_S", 0.1)
+    took = []
+    for _ in range(3):
+        sick._choose = lambda method, path: "503"
+        began = time.monotonic()
+        with pytest.raises(StoreFailed):
+            folder.list()
+        took.append(time.monotonic() - began)
+        if len(took) == 2:
+            sick._choose = lambda method, path: None
+            folder.put("a", b"back")
+    assert took[0] > 0.7 and took[1] < 0.4 and took[2] > 0.7
+
+
 def test_a_store_that_is_not_there_is_named(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "RETRY_S", 0.5)
     servers.s3(f"http://127.0.0.1:{servers.free_port()}").enter(monkeypatch)
