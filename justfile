@@ -20,7 +20,7 @@ test-slow *args: (_venv "dev,evaluate")
     {{bin}}/python -m pytest -m slow --timeout=1800 {{args}}
 
 # Tests that kill processes, cut links and fill disks, for about ten minutes; the seed of random faults is printed
-test-faults *args: (_venv "dev")
+test-faults *args: (_venv "dev,stores") _azurite
     {{bin}}/python -m pytest -m faults --timeout=600 {{args}}
 
 # Style and types
@@ -59,6 +59,10 @@ bench-runner *args: (_venv "bench")
 # Remove the environment and everything runs left behind
 clean:
     rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* htmlcov
+
+# The one emulator of a store that comes by npm; without npm its tests skip themselves
+_azurite:
+    @[ -x .venv/npm/node_modules/.bin/azurite-blob ] || ! command -v npm >/dev/null || npm install --silent --no-fund --no-audit --prefix .venv/npm azurite@3
 
 # Our own virtual environment, made anew when pyproject.toml changed
 _venv extras:

@@ -144,6 +144,17 @@ def test_a_list_knows_its_folder_from_others_with_its_beginning(folder: Folder) 
     assert folder.entries("nothing") == []
 
 
+def test_a_file_that_was_written_again_has_another_version(folder: Folder) -> None:
+    for number in range(3):
+        folder.put(f"commits/{number}", b"first")
+    before = folder.versions("commits")
+    folder.put("commits/1", b"other")
+    after = folder.versions("commits")
+    assert [*before] == [*after] == folder.list("commits")
+    assert [name for name in before if before[name] != after[name]] == ["commits/1"]
+    assert dict(folder.versions("nothing")) == {}
+
+
 def test_nothing_is_being_written_when_nobody_writes(folder: Folder) -> None:
     folder.put("data/a", b"")
     assert list(folder.partials("data")) == []

@@ -147,6 +147,7 @@ def test_no_secret_is_printed_or_written(s3: str, tmp_path: Path, monkeypatch: p
     folder = open_folder(s3)
     assert isinstance(folder, StoreFolder)
     session.run("submit", job, code=3)
+    session.run("retry", f"{s3}/out", code=3)
     session.run("verify", f"{s3}/out")
     for asked in (["status", "s3://nobody-made-this/out"], ["submit", job, "--set", "output.path=s3://no-bucket/out"]):
         session.run(*asked, code=2)
