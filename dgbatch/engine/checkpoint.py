@@ -71,13 +71,23 @@ def read_json(folder: Path, name: str, required: bool = True) -> dict[str, Any]:
 def checksum(folder: Path) -> str:
     """sha256 over the names and bytes of all files that decide tokens: config, tokenizer, template, weights."""
     total = hashlib.sha256()
-    for path in sorted(path for pattern in FILES for path in folder.glob(pattern)):
+    for path in _files(folder):
         with path.open("rb") as file:
             digest = hashlib.sha256()
             while block := file.read(1 << 22):
                 digest.update(block)
         total.update(f"{path.name} {digest.hexdigest()}\n".encode())
     return total.hexdigest()
+
+
+def versions(folder: Path) -> dict[str, str]:
+    """By file, what tells without reading it that it is still the same: size, time and inode."""
+    states = {path.name: path.stat() for path in _files(folder)}
+    return {name: f"{state.st_size}-{state.st_mtime_ns}-{state.st_ino}" for name, state in states.items()}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for pattern in FILES for path in folder.glob(pattern))
 
 
 def _listing(folder: Path) -> str:

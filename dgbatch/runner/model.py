@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,15 @@ ENGINE = "dgbatch.engine:Engine"
 NEEDED = ("torch", "safetensors", "tokenizers")
 
 
-def describe_model(spec: JobSpec, engine: str = ENGINE) -> dict[str, Any]:
+def describe_model(spec: JobSpec, engine: str = ENGINE, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What run.json says about the model: name, revision, checksum. Raises CheckpointError for what a user can mend.
 
+    known: what it said before. Files that are still those are not read again: of a large checkpoint that takes minutes.
     On a cluster the workers have the engine and the checkpoint: this machine needs neither, and the checksum is known
     only where the checkpoint is a folder that it sees too.
     """
     name, revision = spec.model.checkpoint, spec.model.revision
-    model = {"checkpoint": name, "revision": revision, "checksum": None}
+    model: dict[str, Any] = {"checkpoint": name, "revision": revision, "checksum": None}
     if engine != ENGINE:
         return model
     absent = [package for package in NEEDED if importlib.util.find_spec(package) is None]
@@ -34,6 +36,9 @@ def describe_model(spec: JobSpec, engine: str = ENGINE) -> dict[str, Any]:
     elif name != "demo" and not Path(name).is_dir():
         return model
     folder = checkpoint.resolve(name, revision)
+    model["files"] = checkpoint.versions(folder)
+    if known and known.get("checksum") and {**known, "checksum": None} == model:
+        return dict(known)
     checkpoint.read_json(folder, "config.json")
     if not list(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder}: no *.safetensors in it. Is the download complete?")

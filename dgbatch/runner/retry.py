@@ -76,7 +76,7 @@ def retry(
         check_input(run)
         if not quarantine(run, codes).due:
             return Retried(run, status_of(run), 0, 0, None, time.monotonic() - started)
-        refuse_other_model(run, spec, describe_model(spec, engine))
+        refuse_other_model(run, spec, describe_model(spec, engine, run.info.get("model")))
         with lock(path):
             left = quarantine(run, codes)  # nobody else changes it from here on
             before = run.ledger().tally.ok

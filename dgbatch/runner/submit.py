@@ -71,7 +71,8 @@ def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s
     if complete is not None:
         return Submitted(complete, status_of(complete), None, True, plan.expected, time.monotonic() - started)
     tell(Progress("validating", spec.name, path, expected=plan.expected, note="checking the checkpoint"))
-    model = describe_model(spec, engine)  # before anything is written: a wrong checkpoint leaves nothing behind
+    known = Run.open(path).info.get("model") if in_output(path, RUN) else None
+    model = describe_model(spec, engine, known)  # before anything is written: a wrong checkpoint leaves nothing behind
     if spec.output.duckdb:
         check_duckdb(spec.output.duckdb, fingerprint(spec, plan), columns)
     with lock(path):

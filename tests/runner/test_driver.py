@@ -329,7 +329,7 @@ def test_process_that_dies_while_loading_is_tried_three_times(tmp_path):
 
 def test_worker_with_another_model_than_the_run_is_refused(tmp_path, monkeypatch):
     model = {"checkpoint": "x", "revision": None, "checksum": "feedfacefeedface"}
-    monkeypatch.setattr(steps, "describe_model", lambda spec, engine: model)
+    monkeypatch.setattr(steps, "describe_model", lambda *_: model)
     with pytest.raises(OutputError, match=r"feedfacefeed, and worker w0 found fake"):
         submit(fake_job(tmp_path, PROMPTS[:4]))
 
@@ -337,7 +337,7 @@ def test_worker_with_another_model_than_the_run_is_refused(tmp_path, monkeypatch
 def test_resumed_run_with_changed_checkpoint_files_is_refused(tmp_path, monkeypatch):
     job = fake_job(tmp_path, [*PROMPTS[:8], "a", "!crowd"], {"checksum": "aaaa"}, retry={"shard_attempts": 1})
     model = {"checkpoint": "x", "revision": None, "checksum": "aaaa"}
-    monkeypatch.setattr(steps, "describe_model", lambda spec, engine: dict(model))
+    monkeypatch.setattr(steps, "describe_model", lambda *_: dict(model))
     with pytest.raises(RunFailed):
         submit(job)
     model["checksum"] = "bbbb"

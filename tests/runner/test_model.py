@@ -53,6 +53,23 @@ def test_model_is_described_by_the_checksum_of_its_files(tmp_path):
     assert describe_model(load_job(job))["checksum"] != before["checksum"]
 
 
+def test_files_that_are_still_the_same_are_not_read_again(tmp_path, monkeypatch):
+    folder = checkpoint(tmp_path / "model")
+    spec = load_job(fake_job(tmp_path, ["a"], model={"checkpoint": folder}))
+    known = describe_model(spec)
+    with monkeypatch.context() as patch:
+        patch.setattr(model.checkpoint, "checksum", lambda folder: pytest.fail("it was read"))
+        patch.setattr(model, "refuse_damaged", lambda folder: pytest.fail("it was read"))
+        assert describe_model(spec, known=known) == known
+    weights = Path(folder, "model.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)  # as long as before
+    changed = describe_model(spec, known=known)
+    assert changed["checksum"] != known["checksum"] and changed["files"] != known["files"]
+    assert describe_model(spec, known={**known, "checksum": None}) == changed
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (lambda folder: folder.rename(folder.with_name("elsewhere")), "no folder"),
     "no config": (lambda folder: (folder / "config.json").unlink(), r"no config\.json"),
