@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "dgbatch.runner.poison": set(),
     "dgbatch.runner.actors": {"ray", "dgbatch.records", "dgbatch.runner"},
     "dgbatch.runner.ray_session": {"ray", "dgbatch.errors"},
+    "dgbatch.runner.drain": {"ray"},
     "dgbatch.runner.block": {"pydantic"},
     "dgbatch.runner.generation": {"pydantic", "pyarrow", "dgbatch.errors", "dgbatch.records", "dgbatch.runner"},
     "dgbatch.runner.spec": {"pydantic", "yaml", "dgbatch.errors", "dgbatch.runner"},

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dgbatch.records import EngineConfig
+from dgbatch.runner.drain import draining_nodes, node_of
 from dgbatch.runner.ray_session import ray_reason
 from dgbatch.runner.report import Report
 from dgbatch.runner.worker import Worker
@@ -34,6 +35,7 @@ class Actor:
     handle: Any
     moved_at: float  # when it last showed a sign of work, or had none to do
     report: Report = field(default_factory=Report)
+    leaving: bool = False  # its node is being taken away
 
 
 class Actors:
@@ -95,6 +97,11 @@ class Actors:
                 yield actor, f"worker {actor.name} failed: {ray_reason(error)}"
             else:
                 yield actor, report
+
+    def on_draining_nodes(self) -> list[Actor]:
+        """Workers that have to leave now, and have not been told."""
+        nodes = draining_nodes()
+        return [actor for actor in self if nodes and not actor.leaving and node_of(actor.handle) in nodes]
 
     def kill(self, actor: Actor) -> None:
         import ray

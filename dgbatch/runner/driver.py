@@ -35,6 +35,7 @@ DRAIN_S = 15.0  # what rows in an engine get to finish after Ctrl-C or SIGTERM
 LOAD_TIMEOUT_S = 3600.0  # a place in the cluster, the download and the load of a large checkpoint
 LAST_WORD_S = 5.0  # to write down and tell what was done until then
 LOOK_S = 0.5  # between two looks for workers that stand still
+DRAINED_S = 5.0  # between two looks for nodes that are being taken away
 
 
 def run_job(
@@ -90,7 +91,7 @@ class Driver:
         self.losses = Losses(spec, plan, run, self.dispatch, telling, of_retry=bool(again))
         self.cuts: dict[str, list[Place]] = {}  # what to ask of a worker next time
         self.stopping_at: float | None = None
-        self.looked_at = 0.0
+        self.looked_at = self.asked_ray_at = 0.0
         self.checksum: str | None = run.info.get("model", {}).get("checksum")
         self.losses.check_ratio(self.ledger)
 
@@ -106,6 +107,7 @@ class Driver:
                     else:
                         self.obey(actor, answer)
                 self.replace_silent()
+                self.leave_draining_nodes()
                 self.losses.keep(time.monotonic())
                 self.tell()
         finally:
@@ -151,6 +153,8 @@ class Driver:
         closing_s = None
         if self.stopping_at is not None:
             closing_s = max(0.0, self.stopping_at + self.drain_s - time.monotonic())
+        elif actor.leaving:
+            closing_s = self.drain_s
         elif actor.report.wants_rows:
             if not self.dispatch.held(actor.name):
                 actor.moved_at = time.monotonic()
@@ -258,6 +262,16 @@ class Driver:
             if now - actor.moved_at > limit:
                 doing = "made no step" if actor.report.loaded else "was not ready"
                 self.lost(actor, f"worker {actor.name} {doing} for {limit:g} s and was killed")
+
+    def leave_draining_nodes(self) -> None:
+        """Workers on nodes that Ray is about to take away begin nothing more, and hand over what they did."""
+        now = time.monotonic()
+        if now - self.asked_ray_at < DRAINED_S:
+            return
+        self.asked_ray_at = now
+        for actor in self.actors.on_draining_nodes():
+            actor.leaving = True
+            self.event("node_draining", worker=actor.name)
 
     def stopped(self, stop: StopSignals) -> bool:
         """Whether to leave now. After the first signal rows in the engines may finish; not after two."""

@@ -200,7 +200,7 @@ def test_worker_told_to_leave_hands_over_what_it_did_and_nobody_is_at_fault(tmp_
             told.append(int(where.split(":")[1]))
             os.kill(told[0], signal.SIGTERM)
 
-    job = fake_job(tmp_path, PROMPTS, {"step_s": 0.2}, retry={"shard_attempts": 1})
+    job = fake_job(tmp_path, PROMPTS, {"step_s": 0.3}, retry={"shard_attempts": 1}, workers={"shard_rows": 40})
     done = submit(job, on_progress=tell_once)
     assert told
     assert (done.exit_code, done.verification.holds) == (0, True)
@@ -208,7 +208,8 @@ def test_worker_told_to_leave_hands_over_what_it_did_and_nobody_is_at_fault(tmp_
     assert not events(done.run, "worker_lost")
     assert [event["worker"] for event in events(done.run, "worker_ready")] == ["w0", "w0"]
     assert {row["attempt"] for row in rows(done.run).values()} == {1}
-    assert any(commit.span is not None for commit in done.run.commits())
+    (first, rest) = done.run.commits()
+    assert (first.span[0], first.span[1], rest.span[1]) == (0, rest.span[0], 40)
 
 
 def test_idle_worker_takes_over_halves_of_what_a_slow_one_has_not_begun(tmp_path):
@@ -356,19 +357,20 @@ def test_stop_signal_commits_what_is_begun_and_the_next_submit_resumes(tmp_path,
     raised: list[int] = []
 
     def stop(progress: Progress) -> None:
-        if progress.shards_done and not raised:
-            raised.append(progress.shards_done)
+        if progress.rows >= 4 and not raised:
+            raised.append(progress.rows)
             signal.raise_signal(signal.Signals[name])
 
-    job = fake_job(tmp_path, PROMPTS, {"step_s": 0.1})
-    with pytest.raises(kind, match=f"{said}.* of 5 shards committed"):
+    job = fake_job(tmp_path, PROMPTS, {"step_s": 0.3}, workers={"shard_rows": 40})
+    with pytest.raises(kind, match=f"{said}.* 0 of 1 shards committed"):
         submit(job, on_progress=stop)
     run = Run.open(str(tmp_path / "out"))
     assert (status_of(run).state, status_of(run).exit_code) == (state, exit_code)
     before = {commit.name: commit for commit in run.commits()}
-    committed = sum(commit.ok for commit in before.values())
-    assert committed > 8 * raised[0]  # the rows at work were let finish, and no others begun
-    assert any(commit.span is not None for commit in before.values())
+    (piece,) = before.values()
+    committed = piece.ok
+    assert raised[0] < committed < 40  # the rows at work were let finish, and no others begun
+    assert piece.span == (0, committed)
     assert [event["worker"] for event in events(run, "worker_left")] == ["w0"]
     done = submit(job)
     after = {commit.name: commit for commit in done.run.commits()}
