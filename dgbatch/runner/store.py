@@ -160,7 +160,7 @@ class Store:
             return
 
     def _try(self, key: str, request: Callable[[], T]) -> T:
-        for pause in _pauses():
+        for pause in pauses():
             try:
                 return request()
             except FileNotFoundError as error:
@@ -263,7 +263,7 @@ def _emulator(endpoint: str) -> dict[str, Any]:
     return {"service_account_key": f'{{"gcs_base_url": "{url}", {nobody}}}'}
 
 
-def _pauses() -> Iterator[float | None]:
+def pauses() -> Iterator[float | None]:
     """What to wait after each failed try; None after the last."""
     end, pause = time.monotonic() + RETRY_S, PAUSE_S
     while time.monotonic() + pause < end:
