@@ -25,7 +25,8 @@ Kill = Annotated[
 Hang = Annotated[str, typer.Option("--hang", metavar="worker@WHEN,...", help="SIGSTOP a worker.")]
 DiskFull = Annotated[bool, typer.Option("--disk-full", help="Refuse every write for a while, as a full disk does.")]
 StoreErrors = Annotated[
-    float, typer.Option("--store-errors", metavar="RATIO", help="Let this share of all file operations fail.")
+    float,
+    typer.Option("--store-errors", metavar="RATIO", help="Refuse this share of all requests, as a busy store does."),
 ]
 Keep = Annotated[bool, typer.Option("--keep", help="Leave the scratch run and the logs of its submits there.")]
 

@@ -55,6 +55,13 @@ def painted(line: str) -> Text:
     return text
 
 
+def leave(error: DgbatchError, as_json: bool = False) -> None:
+    """End the process from any thread, at once, as `main` would: for a main thread that cannot be reached."""
+    print_error(error, as_json)
+    sys.stderr.flush()
+    os._exit(error.exit_code)
+
+
 def show(*things: RenderableType) -> None:
     """For people, on standard output; as wide as it needs to be where no terminal cuts it."""
     screen = console()

@@ -28,11 +28,12 @@ def retry(
 
     Exit codes as of submit: 0 nothing is left in quarantine, 3 some rows are, 4 failed, 5 locked, 130 cancelled.
     """
-    from dgbatch.cli.output import print_json, show
+    from dgbatch.cli.output import leave, print_json, show
     from dgbatch.errors import RunCancelled, RunFailed
     from dgbatch.runner import retry as steps
     from dgbatch.runner.progress import Display
     from dgbatch.runner.run_folder import Run
+    from dgbatch.runner.watchdog import Watchdog
 
     if dry_run:
         left = steps.quarantine(Run.open(run), codes)
@@ -41,9 +42,9 @@ def retry(
         else:
             show(*plan_lines(left))
         raise typer.Exit(0)
-    with Display() as display:
+    with Display() as display, Watchdog(display, lambda error: leave(error, json)) as watched:
         try:
-            done = steps.retry(run, codes, overrides, on_progress=display)
+            done = steps.retry(run, codes, overrides, on_progress=watched)
         except (RunCancelled, RunFailed) as error:
             again = [f"--code {shlex.quote(code)}" for code in codes] + [
                 f"--set {shlex.quote(text)}" for text in overrides

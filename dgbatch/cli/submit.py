@@ -29,14 +29,15 @@ def submit(
     """
     from rich.console import Console
 
-    from dgbatch.cli.output import print_json
+    from dgbatch.cli.output import leave, print_json
     from dgbatch.errors import RunCancelled, RunFailed
     from dgbatch.runner import submit as steps
     from dgbatch.runner.progress import Display
+    from dgbatch.runner.watchdog import Watchdog
 
-    with Display() as display:
+    with Display() as display, Watchdog(display, lambda error: leave(error, json)) as watched:
         try:
-            done = steps.submit(job, overrides, new_run, on_progress=display)
+            done = steps.submit(job, overrides, new_run, on_progress=watched)
         except (RunCancelled, RunFailed) as error:
             again = ["dgbatch", "submit", job, *(part for text in overrides for part in ("--set", text))]
             again += ["--set", f"output.path={display.path}"] if new_run and display.path else []

@@ -314,7 +314,7 @@ class Chaos:
         if refused and self.ready_at is not None:
             begun = refused[0]["at"] - time.time() + time.monotonic() - self.ready_at
             outcome.at_s, outcome.told_at = round(max(0.0, begun), 1), refused[0]["at"]
-            outcome.what = f"{len(refused):,} {'writes' if outcome.fault.kind == DISK_FULL else 'operations'} refused"
+            outcome.what = f"{len(refused):,} {'writes' if outcome.fault.kind == DISK_FULL else 'requests'} refused"
             failed = sum(code == 4 for code in self.exit_codes)
             outcome.answer = f"{failed} submits left with 4" if failed != 1 else "1 submit left with 4"
 

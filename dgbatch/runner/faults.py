@@ -3,7 +3,7 @@
 Only `dgbatch chaos` switches this on, by naming a folder of switches in the environment variable DGBATCH_FAULTS:
 
     disk-full                while it is there, every write is refused
-    store-errors             a number: this share of all operations fails
+    store-errors             a number: this share of all requests is refused, and asked again as store.py asks a store
     kill-<victim>@<moment>   a worker or the driver is killed at this moment of a shard; once, and of the nth shard of
                              the process that is at it when the file holds an n
     log.jsonl                what was refused and who was killed: a fault that is not in it did not happen
@@ -28,10 +28,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from dgbatch.errors import StoreFailed
 from dgbatch.runner import folder as plain
 from dgbatch.runner.commits import COMMITS
 from dgbatch.runner.folder import Folder
 from dgbatch.runner.processes import await_end
+from dgbatch.runner.store import RETRY_S, pauses
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -120,8 +122,7 @@ class FaultyFolder(Folder):
         super().__init__(folder.path)
         self._folder = folder
         self.switches = switches
-        # One operation in so many fails, which ones is another matter in each process: few must not mean none, and a
-        # submit that is tried again must not fail at the same one.
+        # One request in so many is refused, which ones is another matter in each process: few must not mean none.
         self._owed = random.Random(f"{switches.path.name}:{os.getpid()}").random()
         self._shards: Counter[str] = Counter()  # that this process has seen at each moment
 
@@ -188,11 +189,20 @@ class FaultyFolder(Folder):
         if writes and self.switches.is_on(DISK_FULL):
             self.switches.note(DISK_FULL, verb=verb, name=name)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for pause in pauses(RETRY_S):
+            if not self._refuses(verb, name):
+                return
+            if pause is None:
+                raise StoreFailed(errno.EIO, f"{self.at(name)}: the store answered 503 SlowDown, on purpose")
+            time.sleep(pause)
+
+    def _refuses(self, verb: str, name: str) -> bool:
         self._owed += float(self.switches.value(STORE_ERRORS) or 0)
-        if self._owed >= 1:
-            self._owed -= 1
-            self.switches.note(STORE_ERRORS, verb=verb, name=name)
-            raise OSError(errno.EIO, "503 Slow Down (on purpose)")
+        if self._owed < 1:
+            return False
+        self._owed -= 1
+        self.switches.note(STORE_ERRORS, verb=verb, name=name)
+        return True
 
     def _kill_at(self, moment: Moment) -> None:
         self._shards[moment] += 1

@@ -85,9 +85,12 @@ def _read(folder: LocalFolder) -> Owner | None:
 
 
 def _age_s(folder: LocalFolder, now: float) -> float:
-    """Seconds since the owner freshened the lock. To decide by it, take `now` from the guard: the disk's own clock."""
+    """Seconds since the owner freshened the lock. To decide by it, take `now` from the guard: the disk's own clock.
+
+    A lock from the future is as old as it is early: its owner would have freshened it since the clock went back.
+    """
     try:
-        return now - os.stat(folder.at(LOCK)).st_mtime
+        return abs(now - os.stat(folder.at(LOCK)).st_mtime)
     except FileNotFoundError:
         return float("inf")
 

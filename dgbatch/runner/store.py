@@ -165,7 +165,7 @@ class Store:
         return self._plain if self._is_away else self._patient
 
     def _try(self, key: str, request: Callable[[], T]) -> T:
-        for pause in _pauses(AWAY_S if self._is_away else RETRY_S):
+        for pause in pauses(AWAY_S if self._is_away else RETRY_S):
             try:
                 answer = request()
                 self._is_away = False
@@ -271,7 +271,7 @@ def _emulator(endpoint: str) -> dict[str, Any]:
     return {"service_account_key": f'{{"gcs_base_url": "{url}", {nobody}}}'}
 
 
-def _pauses(limit_s: float) -> Iterator[float | None]:
+def pauses(limit_s: float) -> Iterator[float | None]:
     """What to wait after each failed try; None after the last."""
     end, pause = time.monotonic() + limit_s, PAUSE_S
     while time.monotonic() + pause < end:

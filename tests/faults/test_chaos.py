@@ -52,10 +52,10 @@ def test_worker_that_hangs_is_noticed_within_the_stall_timeout(tmp_path):
     assert survived.exit_codes == [3]
 
 
-def test_store_that_errs_now_and_then_costs_submits_and_no_row(tmp_path):
+def test_store_that_refuses_requests_now_and_then_costs_nothing_but_time(tmp_path):
     survived, _ = drill(fake_job(tmp_path, PROMPTS, {"step_s": 0.05}), fault_plan(store_errors=0.05))
     assert survived.ok, survived
-    assert "operations refused" in survived.outcomes[0].what
+    assert "requests refused" in survived.outcomes[0].what
 
 
 def test_fault_that_comes_too_late_is_told_as_one_that_did_not_happen(tmp_path):

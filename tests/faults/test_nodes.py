@@ -13,7 +13,7 @@ import pytest
 
 from dgbatch.runner import submit as steps
 from dgbatch.runner.faults import workers_at_work
-from dgbatch.runner.folder import Folder
+from dgbatch.runner.local_folder import LocalFolder
 from dgbatch.runner.progress import Progress
 from dgbatch.runner.run_folder import Run
 from tests.fake_engine import PATH, fake_job
@@ -93,7 +93,7 @@ def wait_for_work(process: subprocess.Popen[bytes], run: Path, workers: int) -> 
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "waited too long"
         begun = (run / "_dgbatch" / "commits").exists() and Run.open(str(run)).commits()
-        if begun and len(list(workers_at_work(Folder(run)))) == workers:
+        if begun and len(list(workers_at_work(LocalFolder(run)))) == workers:
             return
         time.sleep(0.05)
 
@@ -122,6 +122,7 @@ def test_driver_cut_off_from_its_cluster_ends_in_bounded_time_and_the_next_submi
     two_hosts.cut()
     _, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 4, err.decode()
+    assert b"the driver has waited for Ray for 15 s" in err
     assert 0 < len(Run.open(str(tmp_path / "out")).commits()) < 6
     two_hosts.heal()
     again = submit(two_hosts, job, host=0)

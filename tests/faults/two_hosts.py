@@ -65,6 +65,7 @@ class TwoHosts:
     def run(self, host: int, command: Sequence[str], **options: object) -> subprocess.Popen[bytes]:
         """A process on one of the hosts."""
         env = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+        env["FAKE_SILENT_S"] = "15"  # of a driver that can reach nobody
         process = subprocess.Popen(
             ["ip", "netns", "exec", self.hosts[host], *command],
             cwd=ROOT, env=env, stdin=subprocess.DEVNULL, start_new_session=True, **options,  # type: ignore[call-overload]

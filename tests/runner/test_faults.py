@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dgbatch.errors import StoreFailed
 from dgbatch.runner import processes
 from dgbatch.runner.faults import (
     DISK_FULL,
@@ -64,17 +65,21 @@ def test_full_disk_refuses_every_write_and_says_so_in_the_log(folder, switches, 
     getattr(folder, verb)("new", b"2")
 
 
-def test_store_errors_come_at_the_rate_that_was_asked_for(folder, switches):
+def test_store_errors_come_at_the_rate_that_was_asked_for(folder, switches, monkeypatch):
+    """And are asked again: whoever uses the folder sees none of them."""
+    monkeypatch.setattr("time.sleep", lambda pause: None)
     folder.put("a", b"1")
     switches.on(STORE_ERRORS, "0.2")
-    failed = 0
-    for _ in range(500):
-        try:
-            folder.get("a")
-        except OSError as error:
-            failed += "503" in str(error)
-    assert failed in (100, 101)
-    assert len(switches.log(STORE_ERRORS)) == failed
+    assert [folder.get("a") for _ in range(400)] == [b"1"] * 400
+    assert len(switches.log(STORE_ERRORS)) in (100, 101)  # one of five requests
+
+
+def test_store_that_refuses_everything_is_given_up_after_a_while(folder, switches, monkeypatch):
+    monkeypatch.setattr("dgbatch.runner.store.RETRY_S", 0.0)
+    folder.put("a", b"1")
+    switches.on(STORE_ERRORS, "1")
+    with pytest.raises(StoreFailed, match="/a: the store answered 503"):
+        folder.get("a")
 
 
 def test_of_many_who_take_a_switch_one_has_it(switches):

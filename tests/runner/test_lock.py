@@ -208,3 +208,17 @@ def test_without_proc_a_process_is_known_by_its_pid_alone(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Path, "read_text", missing)
     assert Owner.me().started == "" and not Owner.me().is_gone
+
+
+def test_lock_from_the_future_is_as_old_as_it_is_early(tmp_path: Path) -> None:
+    """The clock went back by an hour while its owner, of another host, was dead already."""
+    for early_s, held in ((3600.0, False), (10.0, True)):
+        run = tmp_path / str(early_s)
+        leave_behind(run, replace(Owner.me(), host="another", key="k"), age_s=-early_s)
+        assert (owner(str(run)) is not None) is held
+        if held:
+            with pytest.raises(RunLocked), lock(str(run)):
+                pass
+        else:
+            with lock(str(run)):
+                pass
