@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dgbatch.runner.commits import COMMITS, Commit, FileRecord, part_name, record_name
+from dgbatch.runner.commits import COMMITS, Commit, FileRecord, part_name
 from dgbatch.runner.plan import Plan, Shard, make_plan
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.spec import JobSpec, fingerprint, load_job
@@ -26,11 +26,10 @@ def write_records(job: str) -> tuple[int, int]:
 
 
 def _write(run: Run, spec: JobSpec, plan: Plan, shards: list[Shard]) -> None:
-    folder = Path(run.path, COMMITS)
-    folder.mkdir()
+    Path(run.path, COMMITS).mkdir()
     for shard in shards:
         commit = _commit(shard, shard.selected * plan.samples, spec.output.format)
-        Path(folder, record_name(shard.index)).write_bytes(commit.to_json(run.fingerprint))  # no fsync: minutes
+        Path(run.path, commit.name).write_bytes(commit.to_json(run.fingerprint))  # no fsync: it takes minutes
 
 
 def _commit(shard: Shard, rows: int, fmt: str) -> Commit:

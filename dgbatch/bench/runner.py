@@ -16,6 +16,7 @@ from typing import Any
 
 from dgbatch.bench import ray_data, short_rows
 from dgbatch.bench.child import TooLong, run_module
+from dgbatch.bench.dispatch import DispatchBench, bench_dispatch
 from dgbatch.bench.half_done import LEFT_ONE_IN, write_records
 from dgbatch.bench.instant import FIRST
 from dgbatch.bench.measure import host
@@ -39,6 +40,8 @@ class RunnerBench:
     batch_rows: int = 4096  # of Ray Data's map_batches
     workers: int = 2
     canvases: int = 1024  # in flight in each worker
+    dispatch_workers: int = 1000  # simulated
+    dispatch_shards: int = 20_000
     folder: str | None = None  # for all files; None: a temporary one, removed at the end
 
 
@@ -53,6 +56,8 @@ def bench_runner(asked: RunnerBench, tell: Callable[[str], None]) -> dict[str, A
             resume_ray_data(asked, folder / "resume" / RAY_DATA, tell) if asked.peer_rows else None
         )
         told["side_by_side"] = side_by_side(asked, folder / "beside", tell) if asked.peer_rows else []
+        tell(f"dispatch: {asked.dispatch_workers:,} simulated workers")
+        told["dispatch"] = bench_dispatch(DispatchBench(asked.dispatch_workers, asked.dispatch_shards))
     return {**told, **ratios(told)}
 
 
@@ -213,7 +218,8 @@ def findings(told: dict[str, Any]) -> list[str]:
     """Stages, memory and comparisons in words, a line each."""
     run, resumed = told["run"], told["resume"]
     working = [size for _, rows, size in run["memory"] if rows] or [run["peak_bytes"]]
-    sooner = told["resume_sooner_than_ray_data"]
+    sooner, dispatch = told["resume_sooner_than_ray_data"], told["dispatch"]
+    decisions = dispatch["decisions"]["all"]
     return [
         f"plan {run['plan_s']:.1f} s, Ray {run['ray_s']:.1f} s, rows {run['work_s']:.1f} s, "
         f"proof {run['verify_s']:.1f} s",
@@ -223,6 +229,8 @@ def findings(told: dict[str, Any]) -> list[str]:
             f"dgbatch / {who}: {'-' if ratio is None else f'{ratio:.2f}x'} rows/s"
             for who, ratio in told["rows_per_s_over"].items()
         ),
+        f"{dispatch['workers']:,} simulated workers: {decisions['calls']:,} decisions, p50 {decisions['p50_ms']:g} ms, "
+        f"p99 {decisions['p99_ms']:g} ms, at most {decisions['max_ms']:g} ms",
         *([f"first row of a resumed run: {sooner:.1f}x sooner than Ray Data's"] if sooner else []),
     ]
 

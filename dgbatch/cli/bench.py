@@ -103,6 +103,9 @@ def runner(
     ] = 500_000,
     peer_limit_s: Annotated[float, typer.Option(help="Most seconds of one run of Ray Data.", min=1)] = 120.0,
     workers: Annotated[int, typer.Option(help="Worker processes, of Ray Data too.", min=1)] = 2,
+    dispatch_workers: Annotated[
+        int, typer.Option(help="Simulated workers that the driver's decisions are timed with.", min=1)
+    ] = 1000,
     folder: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="A new folder for all files; else a temporary one.")
     ] = None,
@@ -120,6 +123,7 @@ def runner(
         peer_rows=peer_rows,
         peer_limit_s=peer_limit_s,
         workers=workers,
+        dispatch_workers=dispatch_workers,
         folder=folder,
     )
     _check(out, plot)

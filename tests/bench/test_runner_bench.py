@@ -45,6 +45,10 @@ TOLD = {
     "resume": {"rows": 2000, "done": 3, "first_row_s": 2.5, "peak_bytes": 120 << 20},
     "resume_ray_data": {"rows": 2000, "first_row_s": 30.0, "limit_s": 60.0},
     "side_by_side": SIDES,
+    "dispatch": {
+        "workers": 1000,
+        "decisions": {"all": {"calls": 5000, "p50_ms": 0.01, "p99_ms": 0.05, "max_ms": 0.75}},
+    },
 }  # fmt: skip
 
 
@@ -139,6 +143,7 @@ def test_table_and_findings_say_what_was_measured():
         "driver: 101 MB at the first rows, 102 MB at the last, at most 110 MB; resumed, at most 120 MB",
         "dgbatch / Ray Data: 2.00x rows/s",
         "dgbatch / Ray Data, blocks of 512: - rows/s",
+        "1,000 simulated workers: 5,000 decisions, p50 0.01 ms, p99 0.05 ms, at most 0.75 ms",
         "first row of a resumed run: 12.0x sooner than Ray Data's",
     ]
 
@@ -159,7 +164,7 @@ def test_folder_that_holds_something_is_refused(tmp_path):
 def test_bench_runner_measures_ours_and_ray_data_on_a_few_rows(tmp_path, capfd):
     pytest.importorskip("pandas")
     out = tmp_path / "runner.json"
-    sizes = ("--rows", "1500", "--resume-rows", "1200", "--peer-rows", "1100")
+    sizes = ("--rows", "1500", "--resume-rows", "1200", "--peer-rows", "1100", "--dispatch-workers", "20")
     left = dgbatch(capfd, "bench", "runner", *sizes, "--out", str(out))
     assert left.code == 0, left.err
     told = json.loads(out.read_text())
@@ -173,4 +178,6 @@ def test_bench_runner_measures_ours_and_ray_data_on_a_few_rows(tmp_path, capfd):
     assert [side["checkpoints"] for side in told["side_by_side"]] == [3, 1, 3, 0]
     assert all(side["rows_per_s"] > 0 for side in told["side_by_side"])
     assert set(told["rows_per_s_over"]) == {RAY_DATA, OFTEN, NEVER}
+    assert (told["dispatch"]["workers"], told["dispatch"]["shards"]) == (20, 20_000)
+    assert told["dispatch"]["decisions"]["all"]["calls"] > 20_000
     assert "dgbatch resumes" in left.out and "blocks of 512" in left.out
