@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from dgbatch.runner.commits import COMMITS, Commit, FileRecord, part_name
+from dgbatch.runner.fingerprint import fingerprint
 from dgbatch.runner.plan import Plan, Shard, make_plan
 from dgbatch.runner.run_folder import Run
-from dgbatch.runner.spec import JobSpec, fingerprint, load_job
+from dgbatch.runner.spec import JobSpec, load_job
 
 LEFT_ONE_IN = 100  # shards
 

@@ -27,10 +27,11 @@ def plan(
 ) -> None:
     """Check a job and its input, and show the first prompts; starts and writes nothing."""
     from dgbatch.cli.output import print_json
+    from dgbatch.runner.fingerprint import fingerprint
     from dgbatch.runner.plan import make_plan
     from dgbatch.runner.preview import preview as render
     from dgbatch.runner.schema import schemas
-    from dgbatch.runner.spec import fingerprint, hiding_secrets, load_job
+    from dgbatch.runner.spec import hiding_secrets, load_job
 
     spec = load_job(job, overrides)
     with hiding_secrets(spec):

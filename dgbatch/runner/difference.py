@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dgbatch.runner import formats
-from dgbatch.runner.spec import changed_fields
+from dgbatch.runner.fingerprint import changed_fields
 
 if TYPE_CHECKING:
     from dgbatch.runner.plan import InputFile, Plan

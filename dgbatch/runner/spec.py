@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -22,7 +21,7 @@ from dgbatch.runner.overrides import apply_override
 from dgbatch.runner.store_uri import is_uri, parse
 
 if TYPE_CHECKING:
-    from dgbatch.runner.plan import Plan
+    pass
 
 DEMO = "demo"  # the packaged prompts as input.path, the packaged checkpoint as model.checkpoint
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -299,42 +298,3 @@ def _absolute(data: dict[str, Any], folder: Path) -> None:
         if block == "model" and not text.startswith((".", "/", "~")) and not os.path.isdir(here):
             continue  # a hub id
         inside[key] = here
-
-
-def _what_counts(public: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a job that decide tokens or rows, out of `JobSpec.public`."""
-    parts = {key: public[key] for key in ("model", "input", "prompt", "generation", "accept") if key in public}
-    if "output" in public:
-        keys = ("format", "columns", "metrics")
-        parts["output"] = {key: public["output"][key] for key in keys if key in public["output"]}
-    if "shard_rows" in public.get("workers", {}):
-        parts["workers"] = {"shard_rows": public["workers"]["shard_rows"]}
-    return parts
-
-
-def fingerprint(spec: JobSpec, plan: Plan) -> str:
-    """sha256 over everything that changes tokens or rows: two runs with the same one may share a folder.
-
-    Not in it: name, worker count, GPUs, canvases, retry, where input and output lie. Input files count by their names,
-    sizes and checksums.
-    """
-    parts = _what_counts(spec.public())
-    parts["input"].pop("path")
-    parts["files"] = [[file.name, file.bytes, file.rows, file.digest] for file in plan.files]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
-
-
-def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(path, before, after) of each field that counts and differs in two `JobSpec.public`; None: not set."""
-    before, after = dict(_leaves(_what_counts(old))), dict(_leaves(_what_counts(new)))
-    paths = [*before, *(path for path in after if path not in before)]
-    values = [(path, before.get(path), after.get(path)) for path in paths]
-    return [(path, was, now) for path, was, now in values if was != now]
-
-
-def _leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, inside in value.items():
-        if isinstance(inside, Mapping):
-            yield from _leaves(inside, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", list(inside) if isinstance(inside, tuple) else inside

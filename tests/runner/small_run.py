@@ -19,11 +19,12 @@ from dgbatch.records import Completion
 from dgbatch.runner import source
 from dgbatch.runner.accept import Rules
 from dgbatch.runner.commits import COMMITS, Commit, record_name
+from dgbatch.runner.fingerprint import fingerprint
 from dgbatch.runner.plan import Shard, make_plan
 from dgbatch.runner.prompts import noise_key
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.sink import OutputRow, QuarantinedRow, counts, to_bytes, write_shard
-from dgbatch.runner.spec import JobSpec, fingerprint
+from dgbatch.runner.spec import JobSpec
 
 
 def completion(row_id: str = "r0", sample: int = 0, seed: int = 0, text: str = "4") -> Completion:

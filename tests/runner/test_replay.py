@@ -16,12 +16,13 @@ from dgbatch.errors import InputError, OutputError
 from dgbatch.records import EngineConfig
 from dgbatch.runner import replay as module
 from dgbatch.runner.commits import FileRecord
+from dgbatch.runner.fingerprint import fingerprint
 from dgbatch.runner.model import ENGINE, describe_model
 from dgbatch.runner.piece import Piece, Task
 from dgbatch.runner.plan import make_plan
 from dgbatch.runner.replay import chosen
 from dgbatch.runner.run_folder import Run
-from dgbatch.runner.spec import fingerprint, load_job
+from dgbatch.runner.spec import load_job
 from dgbatch.runner.verify import Verification, verify
 from dgbatch.runner.worker import Worker
 from tests.fake_engine import PATH, FakeEngine, fake_checkpoint, fake_job

@@ -17,9 +17,10 @@ import pytest
 
 from dgbatch.runner.commits import COMMITS, Commit, FileRecord
 from dgbatch.runner.compaction import compact
+from dgbatch.runner.fingerprint import fingerprint
 from dgbatch.runner.plan import Plan, make_plan
 from dgbatch.runner.run_folder import Run
-from dgbatch.runner.spec import JobSpec, fingerprint, load_job
+from dgbatch.runner.spec import JobSpec, load_job
 from dgbatch.runner.status import status_of
 from tests.fake_engine import fake_checkpoint
 

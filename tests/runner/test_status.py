@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from dgbatch.runner.commits import Commit, FileRecord
+from dgbatch.runner.fingerprint import fingerprint
 from dgbatch.runner.ledger import Tally
 from dgbatch.runner.lock import lock
 from dgbatch.runner.plan import make_plan
 from dgbatch.runner.run_folder import Run
-from dgbatch.runner.spec import fingerprint, load_job
+from dgbatch.runner.spec import load_job
 from dgbatch.runner.status import find_runs, status_of
 from tests.fake_engine import fake_job
 
