@@ -1,38 +1,33 @@
 """Files of rows: Parquet, JSONL, CSV and Arrow, each as a schema and numbered groups of rows.
 
 A group is what can be read on its own: a Parquet row group, an Arrow record batch, about 8 MiB of whole lines. So no
-reader holds more than one group. CSV is text: every column is a string, as written. JSONL strings stay strings, also
-those that look like dates.
+reader holds more than one group.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from dgbatch.errors import InputError, StoreFailed
 from dgbatch.runner import input_file
+from dgbatch.runner.text_blocks import cut, read_block
 
 FORMATS = {
     ".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv",
     ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow",
 }  # fmt: skip
-BLOCK_BYTES = 8 << 20  # of a text file, read and parsed at once
+HASHED_BYTES = 8 << 20  # at once
 KEEP_BYTES = 256 << 20  # a decoded group up to this size is kept for the next shard of the same group
 BATCH_ROWS = 4096
-MOST_DEPTH = 64  # of lists and objects in a row of JSON; Arrow's reader ends the process somewhere beyond ten thousand
-TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)  # a string, or a bracket outside of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +95,7 @@ def _group(path: str, kind: str, group: int, columns: tuple[str, ...], stamp: in
     if kind == "arrow":
         with input_file.for_arrow(path, mapped=False) as source, pa.ipc.open_file(source) as reader:
             return _select(pa.Table.from_batches([_sound(reader.get_batch(group))]), columns)
-    blocks = _blocks(path, stamp)
-    with input_file.open_input(path) as file:
-        return _select(
-            _parse(kind, _read(file, blocks.offsets[group], blocks.offsets[group + 1]), blocks.schema, group), columns
-        )
+    return _select(read_block(path, kind, group, stamp), columns)
 
 
 def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -146,147 +137,14 @@ def _arrow_layout(path: str, size: int) -> Layout:
         schema = reader.schema.remove_metadata()
     digest = hashlib.sha256()
     with input_file.open_input(path) as raw:
-        while data := raw.read(BLOCK_BYTES):
+        while data := raw.read(HASHED_BYTES):
             digest.update(data)
     return Layout(schema, groups, size, digest.hexdigest())
 
 
 def _text_layout(path: str, size: int) -> Layout:
-    blocks = _blocks(path, input_file.stamp(path))
+    blocks = cut(path, format_of(path), input_file.stamp(path))
     return Layout(blocks.schema, blocks.rows, size, blocks.digest)
-
-
-@dataclass(frozen=True, slots=True)
-class _Blocks:
-    """A text file cut at line ends; block i is the bytes from offsets[i] to offsets[i + 1]."""
-
-    schema: pa.Schema
-    offsets: tuple[int, ...]
-    rows: tuple[int, ...]
-    digest: str
-
-
-@lru_cache(maxsize=256)
-def _blocks(path: str, stamp: input_file.Stamp) -> _Blocks:
-    """One pass over the file: where to cut it, its rows and the types that hold all of them."""
-    kind = format_of(path)
-    offsets, digest = [0], hashlib.sha256()
-    rows: list[int] = []
-    schema: pa.Schema | None = None
-    with input_file.open_input(path) as file:
-        while data := _next_block(file, offsets[-1], kind):
-            digest.update(data)
-            table = _parse(kind, data, schema if kind == "csv" else None, len(rows))
-            schema = table.schema if schema is None else _widened(path, schema, table.schema)
-            offsets.append(offsets[-1] + len(data))
-            rows.append(table.num_rows)
-    return _Blocks(schema or pa.schema([]), tuple(offsets), tuple(rows), digest.hexdigest())
-
-
-def _next_block(file: BinaryIO, offset: int, kind: str) -> bytes:
-    """About BLOCK_BYTES of whole lines. A line break between a CSV cell's quotes ends no line."""
-    data = b""
-    while True:
-        data += (more := _read(file, offset + len(data), offset + len(data) + BLOCK_BYTES))
-        if len(more) < BLOCK_BYTES:
-            return data
-        cut = data.rfind(b"\n")
-        inside = kind == "csv" and data.count(b'"', 0, cut + 1) % 2 == 1
-        while inside and cut > 0:
-            before = data.rfind(b"\n", 0, cut)
-            inside = inside != (data.count(b'"', before + 1, cut + 1) % 2 == 1)
-            cut = before
-        if cut >= 0 and not inside:
-            return data[: cut + 1]
-
-
-def _read(file: BinaryIO, start: int, end: int) -> bytes:
-    file.seek(start)
-    return file.read(end - start)
-
-
-def _parse(kind: str, data: bytes, schema: pa.Schema | None, index: int) -> pa.Table:
-    if not data.strip():
-        return schema.empty_table() if schema is not None else pa.table({})
-    if kind == "csv":
-        return _parse_csv(data, schema, index)
-    return _parse_jsonl(data.removeprefix(b"\xef\xbb\xbf") if index == 0 else data, schema)
-
-
-def _parse_csv(data: bytes, schema: pa.Schema | None, index: int) -> pa.Table:
-    read = pa.csv.ReadOptions(block_size=len(data) + 1, use_threads=False)
-    if schema is not None and index > 0:
-        read.column_names = schema.names
-    parse = pa.csv.ParseOptions(newlines_in_values=True)
-    if schema is None:
-        with pa.csv.open_csv(pa.BufferReader(data), read, parse, _all_text([])) as reader:
-            schema = reader.schema
-    return pa.csv.read_csv(pa.BufferReader(data), read, parse, _all_text(schema.names))
-
-
-def _all_text(names: Sequence[str]) -> pa.csv.ConvertOptions:
-    return pa.csv.ConvertOptions(
-        column_types={name: pa.string() for name in names}, strings_can_be_null=False, null_values=[]
-    )
-
-
-def _parse_jsonl(data: bytes, schema: pa.Schema | None) -> pa.Table:
-    _refuse_deep(data)
-
-    def read(explicit: pa.Schema | None) -> pa.Table:
-        return pa.json.read_json(
-            pa.BufferReader(data),
-            pa.json.ReadOptions(use_threads=False, block_size=len(data) + 1),
-            pa.json.ParseOptions(explicit_schema=explicit),
-        )
-
-    if schema is not None:
-        return read(schema)
-    table = read(None)
-    as_text = pa.schema([field.with_type(_dates_as_text(field.type)) for field in table.schema])
-    return table if as_text.equals(table.schema) else read(as_text)
-
-
-def _refuse_deep(data: bytes) -> None:
-    """Looks closely only at a line of many brackets, and at everything where a line is not one object."""
-    for line in map(bytes.strip, data.split(b"\n")):
-        if line and not (line.startswith(b"{") and line.endswith(b"}")):
-            return _refuse_deep_text(data)
-        if len(line) > MOST_DEPTH and line.count(b"[") + line.count(b"{") > MOST_DEPTH:
-            _refuse_deep_text(line)
-    return None
-
-
-def _refuse_deep_text(data: bytes) -> None:
-    depth = 0
-    for token in TOKEN.finditer(data):
-        first = token[0][:1]
-        if first in (b"[", b"{"):
-            depth += 1
-            if depth > MOST_DEPTH:
-                raise pa.ArrowInvalid(f"a row nests lists and objects more than {MOST_DEPTH} deep")
-        elif first != b'"':
-            depth = max(depth - 1, 0)
-
-
-def _dates_as_text(kind: pa.DataType) -> pa.DataType:
-    """JSON has no dates: what the reader took for one is a string that looks like it."""
-    if pa.types.is_timestamp(kind):
-        return pa.string()
-    if pa.types.is_list(kind):
-        return pa.list_(_dates_as_text(kind.value_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_dates_as_text(field.type)) for field in kind])
-    return kind
-
-
-def _widened(path: str, one: pa.Schema, other: pa.Schema) -> pa.Schema:
-    try:
-        return pa.unify_schemas([one, other], promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise InputError(
-            f"{path}: a column changes its type along the file: {_line(error)}. Write it alike."
-        ) from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgbatch.errors import InputError
-from dgbatch.runner import formats
+from dgbatch.runner import formats, text_blocks
 
 
 def read(path, *columns: str) -> list[dict]:
@@ -25,8 +25,8 @@ def read(path, *columns: str) -> list[dict]:
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(formats, "BLOCK_BYTES", 64)
-    formats._blocks.cache_clear()
+    monkeypatch.setattr(text_blocks, "BLOCK_BYTES", 64)
+    text_blocks.cut.cache_clear()
 
 
 def test_csv_is_text_as_written(tmp_path):
@@ -83,10 +83,10 @@ def test_csv_cut_into_blocks_is_the_same_csv(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("csv") / "a.csv"
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "BLOCK_BYTES", 32)
-        formats._blocks.cache_clear()
+        patch.setattr(text_blocks, "BLOCK_BYTES", 32)
+        text_blocks.cut.cache_clear()
         assert [(row["one"], row["two"]) for row in read(path, "one", "two")] == rows
-        formats._blocks.cache_clear()
+        text_blocks.cut.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgbatch.errors import InputError, RowError
-from dgbatch.runner import formats, source
+from dgbatch.runner import formats, source, text_blocks
 from dgbatch.runner.plan import make_plan
 from dgbatch.runner.prompts import Renderer
 from dgbatch.runner.spec import JobSpec
@@ -69,7 +69,7 @@ def forget():
 
     def clear() -> None:
         formats._group.cache_clear()
-        formats._blocks.cache_clear()
+        text_blocks.cut.cache_clear()
 
     yield clear
     clear()

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dgbatch.errors import InputError, LocationError
-from dgbatch.runner import formats, location, store
+from dgbatch.runner import formats, location, store, text_blocks
 from dgbatch.runner.folder import open_folder
 from dgbatch.runner.plan import make_plan
 from dgbatch.runner.source import ids, rows
@@ -83,7 +83,7 @@ def test_the_same_plan_and_the_same_rows(both: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.arrow", "x.csv", "x.jsonl"])
 def test_every_format_is_read_alike(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(formats, "BLOCK_BYTES", 500)
+    monkeypatch.setattr(text_blocks, "BLOCK_BYTES", 500)
     file = write(tmp_path, name, TABLE)
     open_folder(s3).put(name, file.read_bytes())
     there = formats.layout(f"{s3}/{name}")
