@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +15,14 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # No deadline: a shared machine is noisy. Derandomised: a red run is red again.
 settings.register_profile("dgbatch", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dgbatch")
+
+
+# Of the random faults in tests/faults, which are others each day; the header of a run says which they were.
+os.environ.setdefault("DGBATCH_SEED", str(random.SystemRandom().randrange(10**6)))
+
+
+def pytest_report_header() -> str:
+    return f"random faults: DGBATCH_SEED={os.environ['DGBATCH_SEED']}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -11,7 +11,7 @@ from dgbatch.cli.options import AsJson, JobFile, Overrides
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dgbatch.runner.chaos import Survived
+    from dgbatch.runner.outcome import Survived
 
 Kill = Annotated[
     str,

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from dgbatch.runner.fault_plan import Fault
 from dgbatch.runner.faults import DISK_FULL, STORE_ERRORS, Switches, kill_switch, workers_at_work
 from dgbatch.runner.local_folder import LocalFolder
 from dgbatch.runner.lock import owner
+from dgbatch.runner.outcome import Outcome, Survived
 from dgbatch.runner.processes import adopting_orphans, await_end, is_alive, is_stopped, supported
 from dgbatch.runner.ray_nodes import RayNodes
 from dgbatch.runner.run_folder import Run
@@ -42,56 +43,6 @@ MOST_SUBMITS = 50
 CLOCK_S = 0.01  # by which two clocks of one machine may differ here: events are written in milliseconds
 LONGEST_TEMP = 24  # characters
 COMMAND = (sys.executable, "-m", "dgbatch")
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What came of one fault."""
-
-    fault: Fault
-    at_s: float | None = None  # since the first worker was ready; None: it did not happen
-    what: str = "did not happen: the run was over before"
-    told_at: float = 0.0  # the clock of the run's events, when it happened
-    worker: str = ""  # whom it hit
-    answer: str = ""  # what the run made of it
-
-    @property
-    def happened(self) -> bool:
-        return self.at_s is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Survived:
-    """A chaos run at its end."""
-
-    outcomes: list[Outcome]
-    exit_codes: list[int]  # of each submit; negative: the signal that killed it
-    verification: Verification | None  # None: it never came to a whole dataset
-    reason: str  # what the last submit said, where there is no proof
-    rows_before: int  # rows that were committed when the last submit began
-    seconds: float
-    kept: str | None  # the folder, when it was asked to stay
-
-    @property
-    def ok(self) -> bool:
-        holds = self.verification is not None and self.verification.holds
-        return holds and all(outcome.happened for outcome in self.outcomes)
-
-    def to_json(self) -> dict[str, Any]:
-        proof = self.verification
-        return {
-            "ok": self.ok,
-            "faults": [
-                {"fault": str(each.fault), "happened": each.happened, "at_s": each.at_s, "what": each.what,
-                 "answer": each.answer}
-                for each in self.outcomes
-            ],
-            "submits": self.exit_codes,
-            "verify": proof and {**proof.to_json(), "holds": proof.holds},
-            "reason": self.reason,
-            "seconds": round(self.seconds, 1),
-            "kept": self.kept,
-        }  # fmt: skip
 
 
 def chaos(

@@ -22,6 +22,7 @@ from dgbatch.runner.progress import OnProgress
 from dgbatch.runner.ray_session import ray_session
 from dgbatch.runner.stop_signals import StopSignals
 from dgbatch.runner.telling import Telling
+from dgbatch.runner.watchdog import STARTING
 
 if TYPE_CHECKING:
     from dgbatch.runner.again import Again
@@ -58,7 +59,7 @@ def run_job(
     telling = Telling(spec.name, run.path, expected, len(again or plan.shards), on_progress or (lambda progress: None))
     driver = Driver(spec, plan, run, telling, drain_s, again, run.ledger() if ledger is None else ledger)
     if not driver.dispatch.done:
-        telling.say("starting Ray")
+        telling.say(STARTING)
         telling.tell(driver.so_far, [])
         with ray_session(spec.workers.address) as resources, StopSignals() as stop:
             driver.work(Actors(spec, plan, run.path, engine, crew(spec.workers, resources)), stop)

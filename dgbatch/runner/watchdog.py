@@ -17,6 +17,7 @@ from dgbatch.runner.progress import OnProgress, Progress
 
 SILENT_S = 150.0  # longer than a store is asked again and again, shorter than what Ray takes to end us
 LOOK_S = 1.0
+STARTING = "starting Ray"  # the note of a driver that is not at work yet
 
 
 class Watchdog:
@@ -48,7 +49,7 @@ class Watchdog:
     @property
     def _is_at_work(self) -> bool:
         """Not while it reads the input, starts Ray, or proves the dataset: those take as long as they take."""
-        return self._last is not None and self._last.state == "in_progress" and "Ray" not in self._last.note
+        return self._last is not None and self._last.state == "in_progress" and self._last.note != STARTING
 
     def _watch(self) -> None:
         while not self._ended.wait(min(LOOK_S, self._silent_s / 4)):

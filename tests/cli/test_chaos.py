@@ -7,8 +7,8 @@ import functools
 import pytest
 
 from dgbatch.runner import chaos as steps
-from dgbatch.runner.chaos import Outcome, Survived
 from dgbatch.runner.fault_plan import fault_plan
+from dgbatch.runner.outcome import Outcome, Survived
 from dgbatch.runner.verify import Verification
 from tests.cli.command import dgbatch
 

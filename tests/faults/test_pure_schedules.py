@@ -290,7 +290,6 @@ class Schedule(RuleBasedStateMachine):
 
 
 def test_no_schedule_loses_or_doubles_a_row():
-    number = int(os.environ.get("DGBATCH_SEED") or random.SystemRandom().randrange(10**6))
-    print(f"DGBATCH_SEED={number}")
+    number = int(os.environ["DGBATCH_SEED"])
     quick = settings(max_examples=SCHEDULES, stateful_step_count=STEPS, deadline=None, derandomize=False, database=None)
     run_state_machine_as_test(seed(number)(Schedule), settings=quick)
