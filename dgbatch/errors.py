@@ -75,10 +75,10 @@ class RunFailed(DgbatchError):
 
 
 class StoreFailed(RunFailed, OSError):
-    """For whoever expects a disk it is an error of the disk: `strerror` says all."""
+    """For whoever expects a disk it is an error of the disk: `strerror` says all. Made of its text alone, too."""
 
     def __str__(self) -> str:
-        return str(self.strerror)
+        return str(self.args[-1] if self.strerror is None else self.strerror)
 
 
 class RunCancelled(DgbatchError):

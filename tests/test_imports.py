@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "dgbatch.runner": {
         "pyarrow", "jinja2", "yaml", "rich", "dgbatch.runner", "dgbatch.records", "dgbatch.errors", "dgbatch.roofline",
     },
-    "dgbatch.runner.store": {"obstore", "dgbatch.errors", "dgbatch.runner"},
+    "dgbatch.runner.store": {"obstore", "botocore", "dgbatch.errors", "dgbatch.runner"},
     "dgbatch.runner.dispatch": {"dgbatch.runner.piece", "dgbatch.runner.poison"},
     "dgbatch.runner.piece": set(),
     "dgbatch.runner.poison": set(),

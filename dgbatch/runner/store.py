@@ -185,9 +185,7 @@ class Store:
 
     def shown(self, key: str = "") -> str:
         """A key as people would write it."""
-        scheme = {"azure": "abfs"}.get(self.uri.kind, self.uri.kind)
-        account = f"@{self.uri.account}" if self.uri.account else ""
-        return f"{scheme}://{self.uri.bucket}{account}/{key}".rstrip("/")
+        return f"{_shown(self.uri)}/{key}".rstrip("/")
 
 
 def open_store(uri: str) -> tuple[Store, str]:
@@ -236,20 +234,30 @@ def _connect(uri: StoreUri, retries: dict[str, Any]) -> Any:
     }
     try:
         if uri.kind == "s3":
-            return S3Store(uri.bucket, **_profile(), **common)
+            return S3Store(uri.bucket, **_profile(uri), **common)
         if uri.kind == "gs":
             return GCSStore(uri.bucket, **_emulator(endpoint), **common)
         account: dict[str, Any] = {"account_name": uri.account} if uri.account else {}
         return AzureStore(uri.bucket, **account, **common)
     except (_errors().BaseError, ValueError):
-        names = ", ".join(f"{name}..." for name in ENVIRONMENT[:3])
-        raise LocationError(
-            f"{uri.kind}://{uri.bucket}: the environment does not say how to reach it, or says it wrongly. Look at the "
-            f"variables {names}; docs/object_stores.md lists them."
-        ) from None
+        raise _unusable(uri) from None
 
 
-def _profile() -> dict[str, Any]:
+def _shown(uri: StoreUri) -> str:
+    if uri.kind != "azure":
+        return f"{uri.kind}://{uri.bucket}"
+    return f"abfs://{uri.bucket}@{uri.account}" if uri.account else f"az://{uri.bucket}"
+
+
+def _unusable(uri: StoreUri) -> LocationError:
+    names = dict(zip(("s3", "gs", "azure"), ENVIRONMENT, strict=False))
+    return LocationError(
+        f"{_shown(uri)}: the environment does not say how to reach it, or says it wrongly. Look at the variables "
+        f"{names[uri.kind]}...; docs/object_stores.md lists them."
+    )
+
+
+def _profile(uri: StoreUri) -> dict[str, Any]:
     """Credentials of ~/.aws, which obstore does not read itself; boto3 does."""
     if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_SKIP_SIGNATURE"):
         return {}
@@ -257,9 +265,13 @@ def _profile() -> dict[str, Any]:
     has_files = any(files) or any(Path(path).expanduser().exists() for path in ("~/.aws/credentials", "~/.aws/config"))
     if not (os.environ.get("AWS_PROFILE") or has_files) or importlib.util.find_spec("boto3") is None:
         return {}
+    from botocore.exceptions import BotoCoreError
     from obstore.auth.boto3 import Boto3CredentialProvider
 
-    return {"credential_provider": Boto3CredentialProvider()}
+    try:
+        return {"credential_provider": Boto3CredentialProvider()}
+    except BotoCoreError as error:  # a profile that is not there, a file that cannot be read
+        raise LocationError(f"{_shown(uri)}: ~/.aws cannot be used: {error}. Mend it, or set AWS_PROFILE.") from None
 
 
 def _emulator(endpoint: str) -> dict[str, Any]:

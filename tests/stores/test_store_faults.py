@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -115,7 +117,7 @@ def test_an_answer_that_does_not_come_is_given_up_and_asked_for_again(
     store._store.cache_clear()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.faults) for seed in (1, 2, 3))])
 def test_a_fifth_of_the_requests_may_fail(folder: Folder, sick: Faulty, seed: int) -> None:
     sick.share, sick.slow_s = 0.2, 0.05
     sick._dice.seed(seed)
@@ -170,6 +172,12 @@ def test_a_store_that_is_not_there_is_named(folder: Folder, monkeypatch: pytest.
         open_folder("s3://bucket/x").get("a")
 
 
+def test_the_error_of_a_store_keeps_its_text_however_it_is_made_again() -> None:
+    for error in (StoreFailed(5, "s3://bucket/x: away"), StoreFailed("s3://bucket/x: away")):
+        again = type(error)(str(error))
+        assert str(error) == str(again) == str(pickle.loads(pickle.dumps(error))) == "s3://bucket/x: away"
+
+
 def test_no_such_bucket_is_said_at_once(folder: Folder) -> None:
     for ask in (lambda other: other.put("a", b""), lambda other: other.get("a"), lambda other: other.list()):
         with pytest.raises(StoreFailed, match=r"s3://nobody-made-this.*: no such bucket"):
@@ -201,3 +209,39 @@ def test_a_uri_that_may_hold_a_secret_is_refused_and_not_shown(uri: str) -> None
 def test_a_uri_that_names_no_place_is_refused(uri: str) -> None:
     with pytest.raises(LocationError, match=re.escape(uri)):
         open_folder(uri)
+
+
+def test_credentials_of_a_profile_are_used(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "credentials").write_text("[nightly]\naws_access_key_id = PROFILE\naws_secret_access_key = s3cret\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_PROFILE", "nightly")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with Faulty(os.environ["AWS_ENDPOINT_URL"]) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        open_folder(s3).put("a", b"data")
+    assert (
+        "Credential=PROFILE/" in {name.lower(): value for name, value in proxy.requests[0][2].items()}["authorization"]
+    )
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(LocationError, match=r"s3://bucket: ~/.aws cannot be used: .*nobody.* Mend it, or set"):
+        open_folder(s3)
+
+
+@pytest.mark.parametrize(
+    ("uri", "variables", "set_to"),
+    [
+        ("s3://bucket/x", "AWS_", {"AWS_ACCESS_KEY_ID": "half"}),
+        ("az://container/x", "AZURE_", {}),
+        ("gs://bucket/x", "GOOGLE_", {"GOOGLE_APPLICATION_CREDENTIALS": "/nowhere.json"}),
+    ],
+)
+def test_an_environment_that_does_not_say_how_to_reach_a_store_is_named(
+    monkeypatch: pytest.MonkeyPatch, uri: str, variables: str, set_to: dict[str, str]
+) -> None:
+    Server(uri, set_to).enter(monkeypatch)
+    with pytest.raises(
+        LocationError, match=rf"^{uri[:-2]}: the environment .* Look at the variables {variables}\.\.\."
+    ) as no:
+        open_folder(uri)
+    assert no.value.exit_code == 2
