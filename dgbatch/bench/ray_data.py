@@ -94,13 +94,23 @@ def _renderer(job: str, columns: tuple[str, ...]) -> Renderer:
     return Renderer(load_job(job), columns)
 
 
-def write_checkpoints(rows: Path, checkpoints: Path, stretch: int, left_one_in: int) -> None:
-    """What Ray Data would have kept of this input with each `left_one_in`-th stretch of rows missing: ids, no more."""
+def write_checkpoints(rows: Path, checkpoints: Path, stretch: int, left_one_in: int, each: bool) -> int:
+    """What Ray Data would have kept of this input with each `left_one_in`-th stretch of rows missing: files with ids.
+
+    One file per file of the input, or, with `each`, per stretch. Returns how many.
+    """
     checkpoints.mkdir()
+    count = 0
     for file in sorted(rows.iterdir()):
-        table = pq.read_table(file, columns=["id", "number"])
-        done = pa.array(number // stretch % left_one_in != 0 for number in table.column("number").to_pylist())
-        pq.write_table(table.select(["id"]).filter(done), checkpoints / file.name)
+        ids = pq.read_table(file, columns=["id"])
+        stretches = [
+            ids.slice(start, stretch) for start in range(0, ids.num_rows, stretch) if start // stretch % left_one_in
+        ]
+        tables = stretches if each else [pa.concat_tables(stretches)] if stretches else []
+        for table in tables:
+            pq.write_table(table, checkpoints / f"{count:06d}.parquet")
+            count += 1
+    return count
 
 
 if __name__ == "__main__":

@@ -52,9 +52,8 @@ def bench_runner(asked: RunnerBench, tell: Callable[[str], None]) -> dict[str, A
         told: dict[str, Any] = {"benchmark": "runner", "machine": circumstances, "asked": asdict(asked)}
         told["run"] = whole_run(asked, folder / "whole", tell)
         told["resume"] = resume(asked, folder / "resume", tell)
-        told["resume_ray_data"] = (
-            resume_ray_data(asked, folder / "resume" / RAY_DATA, tell) if asked.peer_rows else None
-        )
+        theirs = (RAY_DATA, OFTEN) if asked.peer_rows else ()
+        told["resume_ray_data"] = [resume_ray_data(asked, folder / "resume" / who, who, tell) for who in theirs]
         told["side_by_side"] = side_by_side(asked, folder / "beside", tell) if asked.peer_rows else []
         tell(f"dispatch: {asked.dispatch_workers:,} simulated workers")
         told["dispatch"] = bench_dispatch(DispatchBench(asked.dispatch_workers, asked.dispatch_shards))
@@ -86,21 +85,21 @@ def resume(asked: RunnerBench, folder: Path, tell: Callable[[str], None]) -> dic
     return told
 
 
-def resume_ray_data(asked: RunnerBench, folder: Path, tell: Callable[[str], None]) -> dict[str, Any]:
-    """The same of Ray Data, which has checkpoints of the same rows."""
-    rows = asked.resume_rows
+def resume_ray_data(asked: RunnerBench, folder: Path, who: str, tell: Callable[[str], None]) -> dict[str, Any]:
+    """The same of Ray Data with checkpoints of the same rows: one per file of the input, or one per shard of ours."""
+    rows, often = asked.resume_rows, who == OFTEN
     job = _prepared(asked, folder, rows)
-    tell(f"{RAY_DATA}: writing the checkpoints of {rows:,} rows, 99 % done")
-    ray_data.write_checkpoints(folder / "rows", folder / "checkpoints", SHARD_ROWS, LEFT_ONE_IN)
+    tell(f"{who}: writing the checkpoints of {rows:,} rows, 99 % done")
+    done = ray_data.write_checkpoints(folder / "rows", folder / "checkpoints", SHARD_ROWS, LEFT_ONE_IN, each=often)
     begun, note = time.time(), ""
     try:
-        _ray_data(asked, job, folder, block_rows=None, saves=True)
+        _ray_data(asked, job, folder, block_rows=SHARD_ROWS if often else None, saves=True)
     except TooLong as error:
         note = str(error)
     mark = folder / FIRST
     first_row_s = float(mark.read_text()) - begun if mark.exists() else None
     tell(f"  first row after {first_row_s:.1f} s" if first_row_s else f"  {note}")
-    return {"rows": rows, "first_row_s": first_row_s, "limit_s": asked.peer_limit_s}
+    return {"who": who, "rows": rows, "done": done, "first_row_s": first_row_s, "note": note}
 
 
 def side_by_side(asked: RunnerBench, folder: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -178,12 +177,15 @@ def _folder(asked: str | None) -> Iterator[Path]:
 def ratios(told: dict[str, Any]) -> dict[str, Any]:
     """Ours over each of Ray Data's rows/s, and how much sooner a resumed run generates; None where one was not done."""
     ours, *theirs = told["side_by_side"] or [None]
-    waits = (told["resume_ray_data"] or {}).get("first_row_s"), told["resume"]["first_row_s"]
+    wait_s = told["resume"]["first_row_s"]
     return {
         "rows_per_s_over": {
             side["who"]: ours["rows_per_s"] / side["rows_per_s"] if side["rows_per_s"] else None for side in theirs
         },
-        "resume_sooner_than_ray_data": waits[0] / waits[1] if waits[0] else None,
+        "resume_sooner_than": {
+            side["who"]: side["first_row_s"] / wait_s if side["first_row_s"] else None
+            for side in told["resume_ray_data"]
+        },
     }
 
 
@@ -192,7 +194,7 @@ COLUMNS = ("what", "rows", "checkpoints", "seconds", "rows/s")
 
 def table_rows(told: dict[str, Any]) -> list[tuple[str, ...]]:
     """One line per run; the seconds of a resumed one end with its first row."""
-    run, resumed, theirs = told["run"], told["resume"], told["resume_ray_data"]
+    run, resumed = told["run"], told["resume"]
     whole = _side(OURS, run["rows"], run["work_s"], run["shards"])
     lines: list[tuple[str, ...]] = [
         (
@@ -207,10 +209,9 @@ def table_rows(told: dict[str, Any]) -> list[tuple[str, ...]]:
     lines.append(
         (f"{OURS} resumes", f"{resumed['rows']:,}", f"{resumed['done']:,}", f"{resumed['first_row_s']:.1f}", "-")
     )
-    if theirs is not None:
-        took = theirs["first_row_s"]
-        seconds = f"{took:.1f}" if took else f"over {theirs['limit_s']:g}"
-        lines.append((f"{RAY_DATA} resumes", f"{theirs['rows']:,}", "-", seconds, "-"))
+    for side in told["resume_ray_data"]:
+        seconds = f"{side['first_row_s']:.1f}" if side["first_row_s"] else side["note"]
+        lines.append((f"{side['who']} resumes", f"{side['rows']:,}", f"{side['done']:,}", seconds, "-"))
     return lines
 
 
@@ -218,7 +219,7 @@ def findings(told: dict[str, Any]) -> list[str]:
     """Stages, memory and comparisons in words, a line each."""
     run, resumed = told["run"], told["resume"]
     working = [size for _, rows, size in run["memory"] if rows] or [run["peak_bytes"]]
-    sooner, dispatch = told["resume_sooner_than_ray_data"], told["dispatch"]
+    dispatch = told["dispatch"]
     decisions = dispatch["decisions"]["all"]
     return [
         f"plan {run['plan_s']:.1f} s, Ray {run['ray_s']:.1f} s, rows {run['work_s']:.1f} s, "
@@ -231,7 +232,10 @@ def findings(told: dict[str, Any]) -> list[str]:
         ),
         f"{dispatch['workers']:,} simulated workers: {decisions['calls']:,} decisions, p50 {decisions['p50_ms']:g} ms, "
         f"p99 {decisions['p99_ms']:g} ms, at most {decisions['max_ms']:g} ms",
-        *([f"first row of a resumed run: {sooner:.1f}x sooner than Ray Data's"] if sooner else []),
+        *(
+            f"first row of a resumed run, {who} / dgbatch: {'-' if ratio is None else f'{ratio:.1f}x'} seconds"
+            for who, ratio in told["resume_sooner_than"].items()
+        ),
     ]
 
 

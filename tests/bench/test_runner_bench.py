@@ -43,7 +43,10 @@ TOLD = {
         "memory": [[0.0, 0, 100 << 20], [1.0, 500, 101 << 20], [2.0, 1000, 102 << 20]], "peak_bytes": 110 << 20,
     },
     "resume": {"rows": 2000, "done": 3, "first_row_s": 2.5, "peak_bytes": 120 << 20},
-    "resume_ray_data": {"rows": 2000, "first_row_s": 30.0, "limit_s": 60.0},
+    "resume_ray_data": [
+        {"who": RAY_DATA, "rows": 2000, "done": 1, "first_row_s": 30.0, "note": ""},
+        {"who": OFTEN, "rows": 2000, "done": 3, "first_row_s": None, "note": "not done in 60 s"},
+    ],
     "side_by_side": SIDES,
     "dispatch": {
         "workers": 1000,
@@ -106,7 +109,9 @@ def test_ray_data_makes_the_rows_that_our_runner_makes(tmp_path):
 
 def test_checkpoints_of_ray_data_leave_out_the_same_stretches(tmp_path):
     short_rows.write(tmp_path / "rows", 40)
-    ray_data.write_checkpoints(tmp_path / "rows", tmp_path / "checkpoints", stretch=5, left_one_in=4)
+    assert ray_data.write_checkpoints(tmp_path / "rows", tmp_path / "checkpoints", 5, 4, each=False) == 1
+    assert ray_data.write_checkpoints(tmp_path / "rows", tmp_path / "each", 5, 4, each=True) == 6
+    assert pq.read_table(tmp_path / "each").equals(pq.read_table(tmp_path / "checkpoints"))
     kept = pq.read_table(tmp_path / "checkpoints")
     assert kept.column_names == ["id"]
     assert kept["id"].to_pylist() == [f"row-{n:09d}" for n in range(40) if n // 5 not in (0, 4)]
@@ -126,10 +131,10 @@ def test_memory_of_this_process_is_told_in_bytes():
 def test_ratios_are_ours_over_theirs_and_none_where_they_were_not_done():
     assert ratios(TOLD) == {
         "rows_per_s_over": {RAY_DATA: 2.0, OFTEN: None},
-        "resume_sooner_than_ray_data": 12.0,
+        "resume_sooner_than": {RAY_DATA: 12.0, OFTEN: None},
     }
-    alone = {**TOLD, "side_by_side": [], "resume_ray_data": None}
-    assert ratios(alone) == {"rows_per_s_over": {}, "resume_sooner_than_ray_data": None}
+    alone = {**TOLD, "side_by_side": [], "resume_ray_data": []}
+    assert ratios(alone) == {"rows_per_s_over": {}, "resume_sooner_than": {}}
 
 
 def test_table_and_findings_say_what_was_measured():
@@ -137,14 +142,19 @@ def test_table_and_findings_say_what_was_measured():
     assert {len(row) for row in rows} == {len(COLUMNS)}
     assert rows[0] == (OURS, "1,000", "2", "4.0", "250")
     assert rows[3] == (OFTEN, "100", "7", "not done in 9 s", "-")
-    assert rows[-2:] == [("dgbatch resumes", "2,000", "3", "2.5", "-"), ("Ray Data resumes", "2,000", "-", "30.0", "-")]
+    assert rows[-3:] == [
+        ("dgbatch resumes", "2,000", "3", "2.5", "-"),
+        ("Ray Data resumes", "2,000", "1", "30.0", "-"),
+        ("Ray Data, blocks of 512 resumes", "2,000", "3", "not done in 60 s", "-"),
+    ]
     assert findings({**TOLD, **ratios(TOLD)}) == [
         "plan 0.1 s, Ray 3.0 s, rows 4.0 s, proof 0.2 s",
         "driver: 101 MB at the first rows, 102 MB at the last, at most 110 MB; resumed, at most 120 MB",
         "dgbatch / Ray Data: 2.00x rows/s",
         "dgbatch / Ray Data, blocks of 512: - rows/s",
         "1,000 simulated workers: 5,000 decisions, p50 0.01 ms, p99 0.05 ms, at most 0.75 ms",
-        "first row of a resumed run: 12.0x sooner than Ray Data's",
+        "first row of a resumed run, Ray Data / dgbatch: 12.0x seconds",
+        "first row of a resumed run, Ray Data, blocks of 512 / dgbatch: - seconds",
     ]
 
 
@@ -173,7 +183,7 @@ def test_bench_runner_measures_ours_and_ray_data_on_a_few_rows(tmp_path, capfd):
     assert all(seconds > 0 for seconds in stages)
     assert told["run"]["memory"][0][2] > 10 << 20
     assert (told["resume"]["shards"], told["resume"]["done"], told["resume"]["rows"]) == (3, 2, 1200)
-    assert told["resume"]["first_row_s"] > 0 and told["resume_ray_data"]["first_row_s"] > 0
+    assert told["resume"]["first_row_s"] > 0 and all(side["first_row_s"] > 0 for side in told["resume_ray_data"])
     assert [side["who"] for side in told["side_by_side"]] == [OURS, RAY_DATA, OFTEN, NEVER]
     assert [side["checkpoints"] for side in told["side_by_side"]] == [3, 1, 3, 0]
     assert all(side["rows_per_s"] > 0 for side in told["side_by_side"])
