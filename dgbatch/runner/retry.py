@@ -26,6 +26,7 @@ from dgbatch.runner.progress import OnProgress, Progress
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.spec import JobSpec, hiding_secrets
 from dgbatch.runner.status import Status, status_of
+from dgbatch.runner.stop_signals import ended_by_sigterm
 from dgbatch.runner.submit import finish, refuse_other_model, told
 from dgbatch.runner.verify import Verification, check_input, read_file
 
@@ -72,7 +73,7 @@ def retry(
     run = Run.open(path)
     spec = overridden(run, overrides)
     tell = on_progress or (lambda progress: None)
-    with hiding_secrets(spec):
+    with hiding_secrets(spec), ended_by_sigterm():
         check_input(run)
         if not quarantine(run, codes).due:
             return Retried(run, status_of(run), 0, 0, None, time.monotonic() - started)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+from dgbatch.errors import RunFailed
 
 
 class StopSignals:
@@ -31,3 +35,21 @@ class StopSignals:
         self.count += 1
         if self.count > 2:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Where no rows are at work SIGTERM raises RunFailed, so that locks are let go and the exit code is 4."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once is enough: what is being cleaned up is left alone
+        raise RunFailed("told to stop (SIGTERM). What is committed is safe: submit again to go on from there.")
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -27,6 +27,7 @@ from dgbatch.runner.run_folder import ATTEMPTS, EVENTS, PLAN, RUN, SUCCESS, Run
 from dgbatch.runner.schema import schemas
 from dgbatch.runner.spec import JobSpec, hiding_secrets, load_job
 from dgbatch.runner.status import Status, status_of
+from dgbatch.runner.stop_signals import ended_by_sigterm
 from dgbatch.runner.verify import Verification, verify
 
 PACKAGES = ("dgbatch", "ray", "pyarrow", "duckdb", "torch", "triton", "tokenizers", "safetensors")
@@ -58,7 +59,7 @@ def submit(
 ) -> Submitted:
     """Run a job, or what is left of it. Raises a DgbatchError that says what to do; submitting again then resumes."""
     spec = load_job(job, overrides)
-    with hiding_secrets(spec):
+    with hiding_secrets(spec), ended_by_sigterm():
         return _submit(spec, new_run, on_progress or (lambda progress: None), engine, drain_s)
 
 
