@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dgbatch.runner.commits import COMMITS, Commit, FileRecord, part_name
+from dgbatch.runner.compaction import compact
 from dgbatch.runner.fingerprint import fingerprint
 from dgbatch.runner.plan import Plan, Shard, make_plan
 from dgbatch.runner.run_folder import Run
@@ -16,7 +17,8 @@ LEFT_ONE_IN = 100  # shards
 def write_records(job: str) -> tuple[int, int]:
     """Make the job's run with each hundredth shard missing; its shards, and those that are done.
 
-    The records are real, the data files are not there: nobody reads them before the last shard is committed.
+    The records are real, and so are the copies that a driver keeps of many. The data files are not there: nobody reads
+    them before the last shard is committed.
     """
     spec = load_job(job)
     plan = make_plan(spec)
@@ -28,9 +30,10 @@ def write_records(job: str) -> tuple[int, int]:
 
 def _write(run: Run, spec: JobSpec, plan: Plan, shards: list[Shard]) -> None:
     Path(run.path, COMMITS).mkdir()
-    for shard in shards:
-        commit = _commit(shard, shard.selected * plan.samples, spec.output.format)
+    commits = [_commit(shard, shard.selected * plan.samples, spec.output.format) for shard in shards]
+    for commit in commits:
         Path(run.path, commit.name).write_bytes(commit.to_json(run.fingerprint))  # no fsync: it takes minutes
+    compact(run.folder, run.fingerprint, commits)
 
 
 def _commit(shard: Shard, rows: int, fmt: str) -> Commit:
