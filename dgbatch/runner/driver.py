@@ -201,7 +201,7 @@ class Driver:
     def cut(self, actor: Actor, place: Place, at: int | None) -> None:
         self.dispatch.cut(actor.name, place, at)
         if at is not None:
-            self.event("shard_cut", shard=place[0], first=place[1], at=at, worker=actor.name)
+            self.event("shard_cut", shard=place[0], first=place[1], stop=at, worker=actor.name)
 
     def greet(self, actor: Actor, report: Report) -> None:
         """The first report of a loaded worker: all workers of a run must have the very same model."""

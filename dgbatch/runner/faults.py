@@ -236,6 +236,6 @@ def workers_at_work(folder: Folder) -> Iterator[tuple[str, int]]:
             ready.clear()
         elif event["kind"] == "worker_ready":
             ready[event["worker"]] = int(event["where"].rpartition(":")[2])
-        elif event["kind"] == "worker_lost":
+        elif event["kind"] in ("worker_lost", "worker_left"):
             ready.pop(event["worker"], None)
     yield from ready.items()

@@ -247,6 +247,7 @@ class Run:
 
     def event(self, kind: str, **fields: Any) -> None:
         """One line in events.jsonl, for people, without the job's secrets. Nothing is ever decided by it."""
+        assert "at" not in fields, "the time of an event"
         fields = {name: self.spec.hide(value) if isinstance(value, str) else value for name, value in fields.items()}
         with _losing_nothing(self.path, "an event"):
             self.folder.append(EVENTS, json.dumps({"at": _now(), "kind": kind, **fields}, default=str).encode())

@@ -220,6 +220,7 @@ def test_idle_worker_takes_over_halves_of_what_a_slow_one_has_not_begun(tmp_path
     done = submit(job)
     assert done.verification.holds
     cuts = events(done.run, "shard_cut")
+    assert all(isinstance(event["at"], str) for event in cuts)  # when, not where
     (owner,) = {event["worker"] for event in cuts}
     by = {worker: [c for c in done.run.commits() if c.worker == worker] for worker in ("w0", "w1")}
     kept = [commit for commit in by[owner] if commit.span]

@@ -126,6 +126,8 @@ def test_workers_at_work_are_those_of_the_last_start_that_were_not_lost(folder):
         {"kind": "worker_ready", "worker": "w1", "where": "host:3"},
         {"kind": "worker_lost", "worker": "w0"},
         {"kind": "worker_ready", "worker": "w2", "where": "host:4"},
+        {"kind": "worker_ready", "worker": "w3", "where": "host:5"},
+        {"kind": "worker_left", "worker": "w3"},
     ):
         folder.append("_dgbatch/events.jsonl", json.dumps(event).encode())
     folder.append("_dgbatch/events.jsonl", b'{"kind": "worker_re')
