@@ -5,8 +5,6 @@ It is bookkeeping. A run without it, or with one that is damaged, tries its piec
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, get_args
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from dgbatch.runner.dispatch import Tries
 from dgbatch.runner.piece import Key
 from dgbatch.runner.poison import Blame, Code, Search
+from dgbatch.runner.sealed import sealed, unsealed
 
 if TYPE_CHECKING:
     from dgbatch.runner.plan import Shard
@@ -22,14 +21,12 @@ if TYPE_CHECKING:
 def to_json(tries: Mapping[Key, Tries], run: str) -> bytes:
     """What dispatch knows, with its own checksum and its run's fingerprint in it."""
     body = {"run": run, "pieces": {_name(key): _plain(each) for key, each in sorted(tries.items())}}
-    return (json.dumps({**body, "sha256": _digest(body)}) + "\n").encode()
+    return sealed(body)
 
 
 def from_json(data: bytes, run: str, shards: Sequence[Shard]) -> dict[Key, Tries]:
     """What `to_json` wrote about pieces of these shards. ValueError says what is wrong with it."""
-    body = json.loads(data)
-    if not isinstance(body, dict) or body.pop("sha256", None) != _digest(body):
-        raise ValueError("its content does not match its own checksum")
+    body = unsealed(data)
     if body.get("run") != run:
         raise ValueError("it belongs to another run")
     selected = {shard.index: shard.selected for shard in shards}
@@ -76,7 +73,3 @@ def _tries(plain: dict[str, Any], key: Key, selected: int) -> Tries:
     ):
         raise ValueError(f"its numbers cannot be: {plain}")
     return tries
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

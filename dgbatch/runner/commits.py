@@ -7,8 +7,6 @@ files that it names, only their names, sizes and checksums. Where records overla
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -16,6 +14,7 @@ from typing import Any
 
 from dgbatch.errors import OutputError
 from dgbatch.runner.folder import Folder
+from dgbatch.runner.sealed import sealed, unsealed
 
 COMMITS = "_dgbatch/commits"
 EXTENSIONS = {"parquet": ".parquet", "arrow": ".arrow"}
@@ -73,16 +72,12 @@ class Commit:
         for name, usual in WHOLE.items():
             if body[name] == usual:
                 del body[name]
-        return (json.dumps({**body, "sha256": _digest(body)}, indent=1, sort_keys=True) + "\n").encode()
+        return sealed(body, indent=1, sort_keys=True)
 
     @classmethod
     def from_json(cls, data: bytes, run: str = "") -> Commit:
         """The commit that these bytes are. ValueError says what is wrong with them."""
-        body = json.loads(data)
-        if not isinstance(body, dict):
-            raise ValueError("it is not a JSON object")
-        if body.pop("sha256", None) != _digest(body):
-            raise ValueError("its content does not match its own checksum")
+        body = unsealed(data)
         if body.pop("run", None) != run:
             raise ValueError("it belongs to another run")
         names = {field.name for field in fields(cls)}
@@ -176,7 +171,3 @@ def _check_file(commit: Commit, kind: str) -> None:
     match = _PART.fullmatch(str(file.name))
     if not match or (match["folder"], int(match["shard"]), match["attempt"]) != (kind, commit.shard, commit.attempt):
         raise ValueError(f"{file.name!r} is not a name that its shard's {kind} file can have")
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

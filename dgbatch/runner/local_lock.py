@@ -16,9 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dgbatch.runner import lock
+from dgbatch.runner.layout import GUARD, LOCK, OURS
 from dgbatch.runner.local_folder import LocalFolder
 from dgbatch.runner.lock import Owner
-from dgbatch.runner.run_folder import GUARD, LOCK, OURS
 
 
 class LocalLock:

@@ -19,8 +19,8 @@ from uuid import uuid4
 
 from dgbatch.errors import RunLocked, of_os_error
 from dgbatch.runner.folder import Folder, open_folder
+from dgbatch.runner.layout import refuse_foreign
 from dgbatch.runner.local_folder import LocalFolder
-from dgbatch.runner.run_folder import refuse_foreign
 
 if TYPE_CHECKING:
     from dgbatch.runner.local_lock import LocalLock

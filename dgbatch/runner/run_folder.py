@@ -27,26 +27,17 @@ from dgbatch.runner.commits import COMMITS, Commit, is_part, list_records, put_c
 from dgbatch.runner.compaction import COMPACT, compact, forget, read_records
 from dgbatch.runner.dispatch import Tries
 from dgbatch.runner.faults import open_folder
-from dgbatch.runner.folder import Folder, is_partial
+from dgbatch.runner.folder import Folder
+from dgbatch.runner.layout import ATTEMPTS, EVENTS, OURS, PLAN, RUN, SUCCESS, refuse_foreign
 from dgbatch.runner.ledger import Ledger
 from dgbatch.runner.piece import Key
 from dgbatch.runner.plan import Plan, Shard
 from dgbatch.runner.rivals import refuse_other_tokens
 from dgbatch.runner.schema import Schemas, schemas
+from dgbatch.runner.sealed import sealed, unsealed
 from dgbatch.runner.spec import JobSpec
 
-__all__ = ["Folder", "Run", "refuse_foreign"]
-
-OURS = "_dgbatch"
-RUN = f"{OURS}/run.json"
-PLAN = f"{OURS}/plan.parquet"
-EVENTS = f"{OURS}/events.jsonl"
-ATTEMPTS = f"{OURS}/attempts.json"
-LOCK = f"{OURS}/lock.json"
-GUARD = f"{OURS}/lock.guard"
-SUCCESS = "_SUCCESS"
 COMPACT_EVERY = 1000  # records: that many are read one by one in less than a second
-BEFORE_RUN = {PLAN, EVENTS, ATTEMPTS, LOCK, GUARD}  # what may lie in a folder whose run.json was never put
 
 
 class Run:
@@ -295,27 +286,6 @@ class Run:
             self.folder.put(SUCCESS, (json.dumps(done) + "\n").encode())
 
 
-def refuse_foreign(path: str) -> None:
-    """OutputError unless a run may live here: nothing is here, or a run, or one that a crash left half made."""
-    folder = open_folder(path)
-    if folder.is_file():
-        raise OutputError(f"output.path: {path} is a file. Name a folder; it is made if it is not there.")
-    if folder.exists(RUN):
-        return
-    names = [name.rstrip("/") for name in folder.entries() if name != f"{OURS}/"]
-    names += [f"{OURS}/{name}" for name in folder.entries(OURS)]
-    if foreign := sorted(name for name in names if not _may_be_before(name)):
-        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
-        raise OutputError(
-            f"output.path: {path} holds files of somebody else: {shown}. Choose an empty or a new folder."
-        )
-
-
-def _may_be_before(name: str) -> bool:
-    """Whether a run may have left this before it had a run.json."""
-    return name in BEFORE_RUN or is_partial(name) or name.startswith(f"{EVENTS}.")
-
-
 @contextmanager
 def _writing(path: str) -> Iterator[None]:
     try:
@@ -335,19 +305,18 @@ def _losing_nothing(path: str, what: str) -> Iterator[None]:
         ) from error
 
 
-def _sealed(info: dict[str, Any]) -> bytes:
-    return (json.dumps({**info, "sha256": _digest(info)}, indent=2, ensure_ascii=False) + "\n").encode()
-
-
 def _unsealed(data: bytes) -> dict[str, Any]:
-    info = json.loads(data)
-    if not isinstance(info, dict) or info.pop("sha256", None) != _digest(info) or _sealed(info) != data:
+    try:
+        info = unsealed(data)
+    except ValueError:
+        info = {}
+    if _sealed(info) != data:
         raise ValueError("was changed after the run was made")
     return info
 
 
-def _digest(info: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
+def _sealed(info: dict[str, Any]) -> bytes:
+    return sealed(info, indent=2, ensure_ascii=False)
 
 
 def _now() -> str:

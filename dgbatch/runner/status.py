@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from dgbatch.errors import OutputError
 from dgbatch.runner.folder import open_folder
+from dgbatch.runner.layout import OURS, RUN
 from dgbatch.runner.ledger import Tally
 from dgbatch.runner.lock import owner
 from dgbatch.runner.progress import State
-from dgbatch.runner.run_folder import OURS, RUN, Run
+from dgbatch.runner.run_folder import Run
 
 if TYPE_CHECKING:
     from dgbatch.runner.commits import Commit

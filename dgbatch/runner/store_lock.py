@@ -16,8 +16,8 @@ from uuid import uuid4
 
 from dgbatch.errors import OutputError
 from dgbatch.runner import lock
+from dgbatch.runner.layout import GUARD, LOCK, OURS
 from dgbatch.runner.lock import Owner
-from dgbatch.runner.run_folder import GUARD, LOCK, OURS
 from dgbatch.runner.store import Found
 from dgbatch.runner.store_folder import StoreFolder
 

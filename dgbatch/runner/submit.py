@@ -19,11 +19,12 @@ from dgbatch.runner.difference import input_difference, job_difference, model_di
 from dgbatch.runner.driver import DRAIN_S, run_job
 from dgbatch.runner.fingerprint import fingerprint
 from dgbatch.runner.folder import open_folder
+from dgbatch.runner.layout import ATTEMPTS, EVENTS, PLAN, RUN, SUCCESS
 from dgbatch.runner.lock import lock
 from dgbatch.runner.model import ENGINE, describe_model
 from dgbatch.runner.plan import Plan, input_files, make_plan
 from dgbatch.runner.progress import OnProgress, Progress
-from dgbatch.runner.run_folder import ATTEMPTS, EVENTS, PLAN, RUN, SUCCESS, Run
+from dgbatch.runner.run_folder import Run
 from dgbatch.runner.schema import schemas
 from dgbatch.runner.spec import JobSpec, hiding_secrets, load_job
 from dgbatch.runner.status import Status, status_of

@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgbatch.errors import OutputError
-from dgbatch.runner import attempts
 from dgbatch.runner.attempts import from_json, to_json
 from dgbatch.runner.dispatch import Tries
+from dgbatch.runner.layout import ATTEMPTS, refuse_foreign
 from dgbatch.runner.piece import Key
 from dgbatch.runner.poison import Blame, Search
-from dgbatch.runner.run_folder import ATTEMPTS, Run, refuse_foreign
+from dgbatch.runner.run_folder import Run
+from dgbatch.runner.sealed import sealed
 from tests.runner.conftest import MakeJob
 from tests.runner.small_run import new_run
 
@@ -47,7 +48,7 @@ def forged(change: Callable[[dict[str, Any]], object]) -> bytes:
     body = json.loads(to_json(seen(), "run"))
     del body["sha256"]
     change(body["pieces"])
-    return json.dumps({**body, "sha256": attempts._digest(body)}).encode()
+    return sealed(body)
 
 
 def test_what_was_kept_comes_back():

@@ -216,9 +216,9 @@ def test_what_is_no_record_is_refused(tmp_path: Path, raw: bytes) -> None:
 
 
 def test_a_record_with_other_keys_is_refused() -> None:
-    from dgbatch.runner.commits import _digest
+    from dgbatch.runner.sealed import sealed
 
     body = {**json.loads(COMMIT.to_json()), "extra": 1}
     body.pop("sha256")
     with pytest.raises(ValueError, match="its keys differ from a commit's: extra"):
-        Commit.from_json(json.dumps({**body, "sha256": _digest(body)}).encode())
+        Commit.from_json(sealed(body))

@@ -17,9 +17,9 @@ import pytest
 from dgbatch.errors import OutputError, RunLocked
 from dgbatch.runner import local_lock
 from dgbatch.runner import lock as lock_module
+from dgbatch.runner.layout import LOCK
 from dgbatch.runner.local_folder import LocalFolder
 from dgbatch.runner.lock import Owner, lock, owner
-from dgbatch.runner.run_folder import LOCK
 
 
 def leave_behind(path: Path, left: Owner, age_s: float = 0.0) -> None:

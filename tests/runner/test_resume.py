@@ -12,7 +12,7 @@ import pytest
 from dgbatch.errors import RunFailed
 from dgbatch.runner import submit as steps
 from dgbatch.runner.compaction import COMPACT, compact
-from dgbatch.runner.run_folder import PLAN
+from dgbatch.runner.layout import PLAN
 from dgbatch.runner.spec import JobSpec
 from dgbatch.runner.submit import finish, plan_of
 from tests.runner.conftest import MakeJob

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from dgbatch.errors import DgbatchError, InputError, OutputError
 from dgbatch.runner.commits import COMMITS, Commit
-from dgbatch.runner.run_folder import PLAN, RUN, Run
+from dgbatch.runner.layout import PLAN, RUN
+from dgbatch.runner.run_folder import Run
 from dgbatch.runner.schema import COMPLETION
 from dgbatch.runner.spec import load_job
 from dgbatch.runner.verify import Verification, verify

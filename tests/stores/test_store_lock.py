@@ -15,8 +15,8 @@ from dgbatch.errors import OutputError, RunLocked
 from dgbatch.runner import lock as lock_module
 from dgbatch.runner import store_lock
 from dgbatch.runner.folder import open_folder
+from dgbatch.runner.layout import LOCK, RUN
 from dgbatch.runner.lock import Owner, lock, owner
-from dgbatch.runner.run_folder import LOCK, RUN
 from dgbatch.runner.store import Store
 from dgbatch.runner.store_folder import StoreFolder
 from tests.stores.conftest import STORES

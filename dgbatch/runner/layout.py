@@ -1,0 +1,37 @@
+"""What lies where in a run folder, and which folders may become one. docs/architecture.md draws it."""
+
+from __future__ import annotations
+
+from dgbatch.errors import OutputError
+from dgbatch.runner.folder import is_partial, open_folder
+
+OURS = "_dgbatch"
+RUN = f"{OURS}/run.json"
+PLAN = f"{OURS}/plan.parquet"
+EVENTS = f"{OURS}/events.jsonl"
+ATTEMPTS = f"{OURS}/attempts.json"
+LOCK = f"{OURS}/lock.json"
+GUARD = f"{OURS}/lock.guard"
+SUCCESS = "_SUCCESS"
+BEFORE_RUN = {PLAN, EVENTS, ATTEMPTS, LOCK, GUARD}  # what may lie in a folder whose run.json was never put
+
+
+def refuse_foreign(path: str) -> None:
+    """OutputError unless a run may live here: nothing is here, or a run, or one that a crash left half made."""
+    folder = open_folder(path)
+    if folder.is_file():
+        raise OutputError(f"output.path: {path} is a file. Name a folder; it is made if it is not there.")
+    if folder.exists(RUN):
+        return
+    names = [name.rstrip("/") for name in folder.entries() if name != f"{OURS}/"]
+    names += [f"{OURS}/{name}" for name in folder.entries(OURS)]
+    if foreign := sorted(name for name in names if not _may_be_before(name)):
+        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        raise OutputError(
+            f"output.path: {path} holds files of somebody else: {shown}. Choose an empty or a new folder."
+        )
+
+
+def _may_be_before(name: str) -> bool:
+    """Whether a run may have left this before it had a run.json."""
+    return name in BEFORE_RUN or is_partial(name) or name.startswith(f"{EVENTS}.")
