@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from json import dumps
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -63,7 +64,7 @@ def plan(
             }
         )
     else:
-        _show(job, spec, made, prompts)
+        _show(_again(job, overrides), spec, made, prompts)
 
 
 def _noted(path: str) -> Mapping[str, Any]:
@@ -75,6 +76,11 @@ def _noted(path: str) -> Mapping[str, Any]:
         return Run.open(path).canvases
     except DgbatchError:  # no run yet, which is the rule
         return {}
+
+
+def _again(job: str, overrides: Sequence[str]) -> str:
+    """The job and its overrides as somebody would type them."""
+    return " ".join([quote(job), *(f"--set {quote(override)}" for override in overrides)])
 
 
 def _show(job: str, spec: JobSpec, made: Plan, prompts: list[Rendered]) -> None:

@@ -46,8 +46,20 @@ def verify(run: RunFolder, replay: Replay = 0, json: AsJson = False) -> None:
         for kind, examples in proof.examples.items():
             show(*(f"  {kind}: {example}" for example in examples))
         if not proof.holds:
-            show(f"It does not hold. Rows that are only missing come back with: dgbatch submit (the job of {run})")
+            show(f"It does not hold. {remedy(proof)}")
     raise typer.Exit(0 if proof.holds else 4)
+
+
+def remedy(proof: Verification) -> str:
+    """What people can do about a run that does not hold."""
+    if proof.checksum_errors:
+        return (
+            "Restore the files named above from a copy. Without one, remove the records of their shards in "
+            "_dgbatch/commits, and _SUCCESS, and submit the job again: the same rows are made anew."
+        )
+    if proof.replay_mismatches:
+        return "Something that decides tokens is not what it was: compare device, driver and versions with run.json."
+    return "Submit its job again: what is missing is made, and it is verified once more."
 
 
 def equation(proof: Verification) -> str:

@@ -61,6 +61,10 @@ def test_plan_counts_and_shows_the_first_prompts(tmp_path, capfd, without_tokeni
     assert not (tmp_path / "out").exists()
     answer = dgbatch(capfd, "plan", job, "--json", "--preview", "1", "--set", "input.limit=3").json
     assert (answer["rows"], answer["samples"], answer["expected"], answer["shards"]) == (3, 2, 6, 1)
+    again = dgbatch(capfd, "plan", job, "--set", "input.limit=3", "--set", "prompt.system=Be brief.").out.splitlines()[
+        -1
+    ]
+    assert again == f"run it: dgbatch submit {job} --set input.limit=3 --set 'prompt.system=Be brief.'"
     assert [prompt["id"] for prompt in answer["preview"]] == ["r0000"]
     assert answer["files"] == [{"name": "prompts.parquet", "bytes": answer["files"][0]["bytes"], "rows": 10}]
 
@@ -175,6 +179,11 @@ def test_verify_of_a_damaged_run_names_the_damage_and_exits_with_4(tmp_path, cap
     assert "r0000" in left.out
     answer = dgbatch(capfd, "verify", str(tmp_path / "out"), "--json")
     assert (answer.code, answer.json["missing"], answer.json["holds"]) == (4, 2, False)
+    assert "remove the records of their shards in _dgbatch/commits, and _SUCCESS" in left.out
+    next((tmp_path / "out" / "_dgbatch" / "commits").glob("*.json")).unlink()
+    (tmp_path / "out" / "_SUCCESS").unlink()
+    steps.submit(job, engine=PATH)
+    assert dgbatch(capfd, "verify", str(tmp_path / "out")).code == 0
 
 
 def test_sql_answers_for_people_and_for_programs(finished, capfd):
