@@ -131,7 +131,7 @@ class Engine:
             self.config.prefill_tiles,
             self.config.fold,
         )
-        results: deque[Completion | Rejection] = deque()
+        results: deque[Sequence | Rejection] = deque()
         try:
             while not (source.exhausted and scheduler.idle):
                 self._pull(source, scheduler, scheduler.room, results)
@@ -140,14 +140,15 @@ class Engine:
                 # the device is at work: what the host has to do goes here
                 self._pull(source, scheduler, self.in_flight - len(scheduler.waiting), results)
                 while results:
-                    yield results.popleft()
+                    yield self._told(results.popleft())
                 settled = self._finish()
                 self._settle(settled)
                 for sequence in settled:
                     if sequence.finish:
                         scheduler.retire(sequence)
-                        results.append(self._completion(sequence))
-            yield from results
+                        sequence.ended_at = time.perf_counter()
+                        results.append(sequence)
+            yield from map(self._told, results)
         finally:
             for sequence in list(scheduler.flight):
                 scheduler.retire(sequence)
@@ -185,7 +186,7 @@ class Engine:
         assert logits is not None
         return logits[0, :length]
 
-    def _pull(self, source: Source, scheduler: Scheduler, count: int, results: deque[Completion | Rejection]) -> None:
+    def _pull(self, source: Source, scheduler: Scheduler, count: int, results: deque[Sequence | Rejection]) -> None:
         """Take up to `count` prompts and make them ready to be admitted, or reject them."""
         while count > 0:
             with self._phase("idle" if scheduler.idle else "tokenize"):
@@ -258,6 +259,9 @@ class Engine:
             low, high = (low, middle) if any(stop in text for stop in sequence.settings.stop) else (middle + 1, high)
         sequence.stop_at(low)
 
+    def _told(self, result: Sequence | Rejection) -> Completion | Rejection:
+        return self._completion(result) if isinstance(result, Sequence) else result
+
     def _completion(self, sequence: Sequence) -> Completion:
         with self._phase("tokenize"):
             parsed = self.tokenizer.parse(sequence.answer_ids)
@@ -283,7 +287,7 @@ class Engine:
             mean_entropy=sequence.entropy_sum / sequence.canvas,
             queue_s=sequence.started_at - sequence.began_at,
             prefill_s=sequence.denoised_at - sequence.started_at,
-            denoise_s=time.perf_counter() - sequence.denoised_at,
+            denoise_s=sequence.ended_at - sequence.denoised_at,
         )
 
     @contextmanager

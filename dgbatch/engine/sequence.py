@@ -31,6 +31,7 @@ class Sequence:
     began_at: float = 0.0  # seconds of a monotonic clock: pulled, first tile, first denoising step
     started_at: float = 0.0
     denoised_at: float = 0.0
+    ended_at: float = 0.0
 
     def stepped(self, unchanged: bool) -> None:
         """One denoising step is done; `unchanged` says whether the argmax equals the step's before."""

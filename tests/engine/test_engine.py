@@ -442,6 +442,35 @@ def test_prompts_are_pulled_for_the_free_canvases_and_as_many_ahead(engine: Engi
     assert len(list(results)) == len(PROMPTS) - 1
 
 
+def test_text_is_encoded_and_decoded_while_the_device_works(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step begins, the host reads and writes text, and only then is the step waited for."""
+    log: list[str] = []
+
+    def logged(owner: object, name: str) -> None:
+        original = getattr(owner, name)
+
+        def call(*arguments: object) -> object:
+            log.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(owner, name, call)
+
+    logged(engine.steps, "start")
+    logged(engine.steps, "finish")
+    logged(engine.tokenizer, "parse")
+    logged(engine.intake, "sequence")
+    assert len(list(engine.generate(PROMPTS))) == len(PROMPTS)
+    first, last = log.index("start"), len(log) - log[::-1].index("finish")
+    working = False
+    for event in log[first:last]:  # behind the last step the device has nothing left to do
+        if event in ("start", "finish"):
+            working = event == "start"
+        elif event == "parse":
+            assert working
+    assert log[first : first + 4] == ["start", "sequence", "sequence", "sequence"]
+    assert "parse" in log[:last]
+
+
 def test_a_prompt_that_arrives_late_joins_those_in_flight(engine: Engine, alone: dict[str, Completion]) -> None:
     passes: list[int] = []
 
