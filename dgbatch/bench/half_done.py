@@ -15,25 +15,27 @@ LEFT_ONE_IN = 100  # shards
 
 
 def write_records(job: str) -> tuple[int, int]:
-    """Make the job's run with each hundredth shard missing; its shards, and those that are done.
-
-    The records are real, and so are the copies that a driver keeps of many. The data files are not there: nobody reads
-    them before the last shard is committed.
-    """
+    """Make the job's run with each hundredth shard missing; its shards, and those that are done."""
     spec = load_job(job)
     plan = make_plan(spec)
-    run = Run.create(spec.output.path, spec.public(), plan, fingerprint(spec, plan), {}, {"checksum": "instant"})
-    done = [shard for shard in plan.shards if shard.index % LEFT_ONE_IN]
-    _write(run, spec, plan, done)
-    return len(plan.shards), len(done)
+    run = half_done(spec, plan, "instant")
+    ledger = run.ledger()
+    compact(run.folder, run.fingerprint, ledger.known)
+    return len(plan.shards), ledger.tally.shards
 
 
-def _write(run: Run, spec: JobSpec, plan: Plan, shards: list[Shard]) -> None:
+def half_done(spec: JobSpec, plan: Plan, model_checksum: str) -> Run:
+    """The run of a new folder in which each hundredth shard is missing, each record by itself.
+
+    The records are real. The data files are not there: nobody reads them before the last shard is committed.
+    """
+    run = Run.create(spec.output.path, spec.public(), plan, fingerprint(spec, plan), {}, {"checksum": model_checksum})
     Path(run.path, COMMITS).mkdir()
-    commits = [_commit(shard, shard.selected * plan.samples, spec.output.format) for shard in shards]
-    for commit in commits:
-        Path(run.path, commit.name).write_bytes(commit.to_json(run.fingerprint))  # no fsync: it takes minutes
-    compact(run.folder, run.fingerprint, commits)
+    for shard in plan.shards:
+        if shard.index % LEFT_ONE_IN:
+            commit = _commit(shard, shard.selected * plan.samples, spec.output.format)
+            Path(run.path, commit.name).write_bytes(commit.to_json(run.fingerprint))  # no fsync: it takes minutes
+    return run
 
 
 def _commit(shard: Shard, rows: int, fmt: str) -> Commit:

@@ -15,12 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dgbatch.runner.commits import COMMITS, Commit, FileRecord
+from dgbatch.bench.half_done import half_done
 from dgbatch.runner.compaction import compact
-from dgbatch.runner.fingerprint import fingerprint
-from dgbatch.runner.plan import Plan, make_plan
-from dgbatch.runner.run_folder import Run
-from dgbatch.runner.spec import JobSpec, load_job
+from dgbatch.runner.plan import make_plan
+from dgbatch.runner.spec import load_job
 from dgbatch.runner.status import status_of
 from tests.fake_engine import fake_checkpoint
 
@@ -48,37 +46,6 @@ def large_job(folder: Path, rows: int = ROWS) -> str:
     file = folder / "job.yaml"
     file.write_text(json.dumps(job))
     return str(file)
-
-
-def commit_of(index: int, rows: int) -> Commit:
-    attempt = f"{index:08x}"
-    return Commit(
-        shard=index,
-        attempt=attempt,
-        data=FileRecord(f"data/part-{index:06d}-{attempt}.parquet", rows, 20_000, "0" * 64),
-        quarantine=None,
-        ok=rows,
-        quarantined=0,
-        accepted=0,
-        prompt_tokens=7 * rows,
-        tokens=9 * rows,
-        canvases=rows,
-        denoise_steps=3 * rows,
-        seconds=1.5,
-        worker="w0",
-        committed_at="2026-11-21T04:00:00.000+00:00",
-    )
-
-
-def almost_done(spec: JobSpec, plan: Plan) -> Run:
-    """The run as its driver left it: each hundredth shard is missing."""
-    run = Run.create(spec.output.path, spec.public(), plan, fingerprint(spec, plan), {}, {"checksum": "fake"})
-    run.folder.at(COMMITS).mkdir()
-    for shard in plan.shards:
-        if shard.index % 100:
-            commit = commit_of(shard.index, shard.selected)
-            run.folder.at(commit.name).write_bytes(commit.to_json(run.fingerprint))  # no fsync: it takes minutes
-    return run
 
 
 def peak_mb(pid: int) -> float:
@@ -129,7 +96,7 @@ def test_run_of_ten_million_rows_goes_on_within_seconds_and_in_little_memory(tmp
     started = time.monotonic()
     plan = make_plan(spec)
     print(f"plan of {len(plan.shards):,} shards {time.monotonic() - started:.1f} s")
-    run = almost_done(spec, plan)
+    run = half_done(spec, plan, "fake")
     started = time.monotonic()
     assert len(run.ledger().outstanding()) == len(plan.shards) // 100
     print(f"ledger {time.monotonic() - started:.1f} s")

@@ -100,25 +100,10 @@ def test_a_lock_that_was_removed_is_put_again_unless_somebody_took_it(folder: St
         assert not held.lost and store_lock.read(folder)[0] == held.owner
 
 
-def test_of_many_who_find_a_stale_lock_exactly_one_takes_it(folder: StoreFolder) -> None:
-    leave_behind(folder, replace(Owner.me(), started="gone"))
-    won, start = [], threading.Barrier(8)
-
-    def take() -> None:
-        start.wait()
-        with suppress(RunLocked):
-            won.append(store_lock.take(folder))
-
-    threads = [threading.Thread(target=take) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(won) == 1
-    won[0].release()
-
-
-def test_of_many_who_find_no_lock_exactly_one_takes_it(folder: StoreFolder) -> None:
+@pytest.mark.parametrize("is_stale", [True, False])
+def test_of_many_who_find_a_stale_lock_or_none_exactly_one_takes_it(folder: StoreFolder, is_stale: bool) -> None:
+    if is_stale:
+        leave_behind(folder, replace(Owner.me(), started="gone"))
     won, start = [], threading.Barrier(8)
 
     def take() -> None:
