@@ -99,7 +99,9 @@ def resume_ray_data(asked: RunnerBench, folder: Path, who: str, tell: Callable[[
     mark = folder / FIRST
     first_row_s = float(mark.read_text()) - begun if mark.exists() else None
     tell(f"  first row after {first_row_s:.1f} s" if first_row_s else f"  {note}")
-    return {"who": who, "rows": rows, "done": done, "first_row_s": first_row_s, "note": note}
+    return {
+        "who": who, "rows": rows, "done": done, "first_row_s": first_row_s, "limit_s": asked.peer_limit_s, "note": note,
+    }  # fmt: skip
 
 
 def side_by_side(asked: RunnerBench, folder: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -175,7 +177,10 @@ def _folder(asked: str | None) -> Iterator[Path]:
 
 
 def ratios(told: dict[str, Any]) -> dict[str, Any]:
-    """Ours over each of Ray Data's rows/s, and how much sooner a resumed run generates; None where one was not done."""
+    """Ours over each of Ray Data's rows/s, and how much sooner a resumed run generates; None where one was not done.
+
+    A resumed run that had generated nothing when its time was up gives a least ratio, under a key of its own.
+    """
     ours, *theirs = told["side_by_side"] or [None]
     wait_s = told["resume"]["first_row_s"]
     return {
@@ -185,6 +190,9 @@ def ratios(told: dict[str, Any]) -> dict[str, Any]:
         "resume_sooner_than": {
             side["who"]: side["first_row_s"] / wait_s if side["first_row_s"] else None
             for side in told["resume_ray_data"]
+        },
+        "resume_sooner_than_at_least": {
+            side["who"]: side["limit_s"] / wait_s for side in told["resume_ray_data"] if not side["first_row_s"]
         },
     }
 
@@ -233,10 +241,15 @@ def findings(told: dict[str, Any]) -> list[str]:
         f"{dispatch['workers']:,} simulated workers: {decisions['calls']:,} decisions, p50 {decisions['p50_ms']:g} ms, "
         f"p99 {decisions['p99_ms']:g} ms, at most {decisions['max_ms']:g} ms",
         *(
-            f"first row of a resumed run, {who} / dgbatch: {'-' if ratio is None else f'{ratio:.1f}x'} seconds"
-            for who, ratio in told["resume_sooner_than"].items()
+            f"first row of a resumed run, {who} / dgbatch: {_sooner(told, who)} seconds"
+            for who in told["resume_sooner_than"]
         ),
     ]
+
+
+def _sooner(told: dict[str, Any], who: str) -> str:
+    ratio = told["resume_sooner_than"][who]
+    return f"more than {int(told['resume_sooner_than_at_least'][who])}x" if ratio is None else f"{ratio:.1f}x"
 
 
 def _speed(side: dict[str, Any]) -> str:

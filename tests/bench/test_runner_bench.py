@@ -44,8 +44,8 @@ TOLD = {
     },
     "resume": {"rows": 2000, "done": 3, "first_row_s": 2.5, "peak_bytes": 120 << 20},
     "resume_ray_data": [
-        {"who": RAY_DATA, "rows": 2000, "done": 1, "first_row_s": 30.0, "note": ""},
-        {"who": OFTEN, "rows": 2000, "done": 3, "first_row_s": None, "note": "not done in 60 s"},
+        {"who": RAY_DATA, "rows": 2000, "done": 1, "first_row_s": 30.0, "limit_s": 60.0, "note": ""},
+        {"who": OFTEN, "rows": 2000, "done": 3, "first_row_s": None, "limit_s": 60.0, "note": "not done in 60 s"},
     ],
     "side_by_side": SIDES,
     "dispatch": {
@@ -132,9 +132,12 @@ def test_ratios_are_ours_over_theirs_and_none_where_they_were_not_done():
     assert ratios(TOLD) == {
         "rows_per_s_over": {RAY_DATA: 2.0, OFTEN: None},
         "resume_sooner_than": {RAY_DATA: 12.0, OFTEN: None},
+        "resume_sooner_than_at_least": {OFTEN: 24.0},
     }
     alone = {**TOLD, "side_by_side": [], "resume_ray_data": []}
-    assert ratios(alone) == {"rows_per_s_over": {}, "resume_sooner_than": {}}
+    assert ratios(alone) == {
+        "rows_per_s_over": {}, "resume_sooner_than": {}, "resume_sooner_than_at_least": {},
+    }  # fmt: skip
 
 
 def test_table_and_findings_say_what_was_measured():
@@ -154,7 +157,7 @@ def test_table_and_findings_say_what_was_measured():
         "dgbatch / Ray Data, blocks of 512: - rows/s",
         "1,000 simulated workers: 5,000 decisions, p50 0.01 ms, p99 0.05 ms, at most 0.75 ms",
         "first row of a resumed run, Ray Data / dgbatch: 12.0x seconds",
-        "first row of a resumed run, Ray Data, blocks of 512 / dgbatch: - seconds",
+        "first row of a resumed run, Ray Data, blocks of 512 / dgbatch: more than 24x seconds",
     ]
 
 
