@@ -18,14 +18,18 @@ Replay = Annotated[
 ]
 
 
-def verify(run: RunFolder, replay: Replay = 0, json: AsJson = False) -> None:
+Repair = Annotated[
+    bool, typer.Option("--repair", help="Forget the shards that are damaged, so that the next submit makes them anew.")
+]
+
+
+def verify(run: RunFolder, replay: Replay = 0, repair: Repair = False, json: AsJson = False) -> None:
     """Check a run by id against its input, and every file against its checksum.
 
     Exit code 4 when it does not hold.
     """
-    from dataclasses import asdict
-
-    from dgbatch.cli.output import counting, print_json, say, show
+    from dgbatch.cli.output import counting, plural, print_json, say, show
+    from dgbatch.runner.repair import repair as forget
     from dgbatch.runner.replay import replay as generate_again
     from dgbatch.runner.run_folder import Run
     from dgbatch.runner.spec import hiding_secrets
@@ -39,24 +43,33 @@ def verify(run: RunFolder, replay: Replay = 0, json: AsJson = False) -> None:
             say("loading the checkpoint to generate rows again")
             with counting("rows generated again") as tell:
                 generate_again(opened, replay, proof, on_progress=tell)
+        forgotten = forget(opened, proof) if repair else []
     if json:
-        print_json({**asdict(proof), "holds": proof.holds})
+        print_json({**proof.to_json(), "forgotten": forgotten})
     else:
         show(equation(proof), *([proof.replay_line()] if replay else []))
         for kind, examples in proof.examples.items():
             show(*(f"  {kind}: {example}" for example in examples))
-        if not proof.holds:
-            show(f"It does not hold. {remedy(proof)}")
+        if forgotten:
+            show(
+                f"It did not hold. {plural(len(forgotten), 'shard')} forgotten: submit the job again to make them anew."
+            )
+        elif not proof.holds:
+            show(f"It does not hold. {remedy(proof, run)}")
     raise typer.Exit(0 if proof.holds else 4)
 
 
-def remedy(proof: Verification) -> str:
+def remedy(proof: Verification, run: str) -> str:
     """What people can do about a run that does not hold."""
-    if proof.checksum_errors:
+    from shlex import quote
+
+    if proof.damaged:
         return (
-            "Restore the files named above from a copy. Without one, remove the records of their shards in "
-            "_dgbatch/commits, and _SUCCESS, and submit the job again: the same rows are made anew."
+            "Restore the files named above from a copy. Without one, let go of their shards and submit the job again, "
+            f"which makes the same rows anew: dgbatch verify {quote(run)} --repair"
         )
+    if proof.checksum_errors:
+        return "Remove the files named above, or restore them from a copy."
     if proof.replay_mismatches:
         return "Something that decides tokens is not what it was: compare device, driver and versions with run.json."
     return "Submit its job again: what is missing is made, and it is verified once more."

@@ -64,7 +64,7 @@ PLANNED, SUMMED = SHARDS.names[:6], SHARDS.names[8:14]
 
 def sql(run: Run, query: str) -> pa.Table:
     """The answer to one read-only query over completions, quarantine and shards; QueryError in DuckDB's words."""
-    with _explained(), _connection(run) as connection:
+    with _explained(run), _connection(run) as connection:
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         statements = connection.extract_statements(query)
@@ -233,7 +233,8 @@ def _dataset(run: Run, kind: str, ledger: Ledger, for_duckdb: bool = False) -> d
     present = {*run.folder.list(kind)}
     if gone := [str(run.folder.at(name)) for name in names if name not in present]:
         raise OutputError(
-            f"{gone[0]}: is gone, and {len(gone) - 1} more. Restore it; dgbatch verify lists what is missing."
+            f"{gone[0]} is gone{f', and {len(gone) - 1} more' if len(gone) > 1 else ''}. Restore it; to list what is "
+            f"missing: dgbatch verify {run.path}"
         )
     return run.folder.dataset(names, schema, "parquet" if fmt == "parquet" else "ipc")
 
@@ -260,10 +261,15 @@ def _shards(run: Run, ledger: Ledger) -> pa.Table:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explained(run: Run) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
+        if "reading the stream registered" in str(error):  # a file of ours, not the query
+            said = " ".join(str(error).rpartition(" failed: ")[2].split())
+            raise OutputError(
+                f"{run.path}: the run cannot be read: {said} To list what is damaged: dgbatch verify {run.path}"
+            ) from None
         raise QueryError(f"SQL: {str(error).strip()}\nThe tables are completions, quarantine and shards.") from None
 
 

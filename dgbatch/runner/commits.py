@@ -137,13 +137,17 @@ def read_commit(folder: Folder, run: str, name: str) -> Commit:
         if name != commit.name:
             raise ValueError(f"it is the record {commit.name}, moved or copied here")
     except (ValueError, TypeError) as error:
-        match = _RECORD.fullmatch(name.rsplit("/", 1)[-1])
-        remove = f"all records of its shard ({match['shard']}*.json)" if match else "it"
         raise OutputError(
-            f"commit record {folder.at(name)} cannot be trusted: {error}. Restore it from a copy, or remove {remove} "
-            "and _SUCCESS, and submit again: its rows are then done anew."
+            f"commit record {folder.at(name)} cannot be trusted: {error}. Restore it from a copy; or have its rows "
+            f"done anew: dgbatch verify {folder.path} --repair, and submit again."
         ) from None
     return commit
+
+
+def shard_of(name: str) -> int | None:
+    """Of the record of this name; None where dgbatch gives no such names."""
+    match = _RECORD.fullmatch(name.rsplit("/", 1)[-1])
+    return None if match is None else int(match["shard"])
 
 
 def _place(name: str) -> tuple[int, int, int, int, str]:

@@ -52,7 +52,7 @@ class Survived:
                 for each in self.outcomes
             ],
             "submits": self.exit_codes,
-            "verify": proof and {**proof.to_json(), "holds": proof.holds},
+            "verify": proof and proof.to_json(),
             "reason": self.reason,
             "seconds": round(self.seconds, 1),
             "kept": self.kept,

@@ -13,7 +13,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any
 
@@ -33,8 +32,8 @@ from dgbatch.runner.ledger import Ledger
 from dgbatch.runner.piece import Key
 from dgbatch.runner.plan import Plan, Shard
 from dgbatch.runner.rivals import refuse_other_tokens
+from dgbatch.runner.run_info import new_info, sealed_info, unsealed_info, utc_now
 from dgbatch.runner.schema import Schemas, schemas
-from dgbatch.runner.sealed import sealed, unsealed
 from dgbatch.runner.spec import JobSpec
 
 COMPACT_EVERY = 1000  # records: that many are read one by one in less than a second
@@ -66,25 +65,12 @@ class Run:
         table = pa.BufferOutputStream()
         pq.write_table(plan.to_table(), table, compression="zstd")
         plan_bytes = table.getvalue().to_pybytes()
-        info = {
-            "version": 1,
-            "name": spec_public["name"],
-            "fingerprint": fingerprint,
-            "spec": spec_public,
-            "model": dict(model),
-            "versions": dict(versions),
-            "seed": spec_public["generation"]["seed"],
-            "rows": plan.rows,
-            "expected": plan.expected,
-            "shards": len(plan.shards),
-            "plan_sha256": hashlib.sha256(plan_bytes).hexdigest(),
-            "created_at": _now(),
-        }
+        info = new_info(spec_public, plan, hashlib.sha256(plan_bytes).hexdigest(), fingerprint, versions, model)
         with _writing(path):
             refuse_foreign(path)
             if not folder.exists(RUN):
                 folder.put(PLAN, plan_bytes)
-                folder.put_if_absent(RUN, _sealed(info))
+                folder.put_if_absent(RUN, sealed_info(info))
         run = cls.open(path)
         if run.fingerprint != fingerprint:
             raise OutputError(
@@ -106,7 +92,7 @@ class Run:
         except OSError as error:
             raise of_os_error(error, f"{folder.at(RUN)}: cannot be read", "Check its permissions.") from error
         try:
-            return cls(folder, _unsealed(data))
+            return cls(folder, unsealed_info(data))
         except ValueError as error:
             raise OutputError(
                 f"{folder.at(RUN)}: {error}. Restore it from a copy, or submit into another folder."
@@ -116,12 +102,12 @@ class Run:
         """Keep in run.json how many canvases were in flight on a device, and the curve that decided it."""
         measured = {"in_flight": in_flight, "curve": [[point.canvases, round(point.seconds, 6)] for point in curve]}
         self.info = {**self.info, "canvases": {**self.canvases, device: measured}}
-        self.folder.put(RUN, _sealed(self.info))
+        self.folder.put(RUN, sealed_info(self.info))
 
     def note_model(self, checksum: str) -> None:
         """Keep in run.json which checkpoint the first worker found, where this machine could not say it."""
         self.info = {**self.info, "model": {**self.info.get("model", {}), "checksum": checksum}}
-        self.folder.put(RUN, _sealed(self.info))
+        self.folder.put(RUN, sealed_info(self.info))
 
     @property
     def canvases(self) -> dict[str, dict[str, Any]]:
@@ -217,6 +203,20 @@ class Run:
         with suppress(OSError):
             forget(self.folder)
 
+    def take_back(self, records: Iterable[str]) -> None:
+        """Remove these commit records: what they were about has to be done anew, and the run is not complete."""
+        with _losing_nothing(self.path, "the commit records"):
+            self.folder.delete(SUCCESS)
+            self.forget_copies()
+            for name in records:
+                self.folder.delete(name)
+
+    def gone(self, ledger: Ledger) -> list[str]:
+        """Files that the records name and that are not there."""
+        named = [file.name for file in (*ledger.data, *ledger.quarantine)]
+        there = {name for where in ("data", "quarantine") for name in self.folder.list(where)}
+        return [name for name in named if name not in there]
+
     def _lose(self, lost: Commit, rivals: Iterable[Commit]) -> None:
         for standing in rivals:
             refuse_other_tokens(self.folder, self.spec.output.format, lost, standing)
@@ -241,7 +241,7 @@ class Run:
         assert "at" not in fields, "the time of an event"
         fields = {name: self.spec.hide(value) if isinstance(value, str) else value for name, value in fields.items()}
         with _losing_nothing(self.path, "an event"):
-            self.folder.append(EVENTS, json.dumps({"at": _now(), "kind": kind, **fields}, default=str).encode())
+            self.folder.append(EVENTS, json.dumps({"at": utc_now(), "kind": kind, **fields}, default=str).encode())
 
     def events(self) -> list[dict[str, Any]]:
         """What happened, oldest first; a line that a crash cut short is left out."""
@@ -303,21 +303,3 @@ def _losing_nothing(path: str, what: str) -> Iterator[None]:
         raise RunFailed(
             f"{path}: {what} cannot be written: {reason}. What is committed is safe: mend it and submit again."
         ) from error
-
-
-def _unsealed(data: bytes) -> dict[str, Any]:
-    try:
-        info = unsealed(data)
-    except ValueError:
-        info = {}
-    if _sealed(info) != data:
-        raise ValueError("was changed after the run was made")
-    return info
-
-
-def _sealed(info: dict[str, Any]) -> bytes:
-    return sealed(info, indent=2, ensure_ascii=False)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

@@ -114,6 +114,7 @@ def completed(path: str, spec: JobSpec, plan: Plan) -> Run | None:
         return None
     run = Run.open(path)
     refuse_other_job(run, spec, plan)
+    refuse_damaged(run)
     if spec.output.duckdb and not holds_run(spec.output.duckdb, run.fingerprint):
         write_duckdb(run, spec.output.duckdb)
     return run
@@ -127,6 +128,16 @@ def open_or_create(path: str, spec: JobSpec, plan: Plan, model: dict[str, Any]) 
     refuse_other_job(run, spec, plan)
     refuse_other_model(run, spec, model)
     return run, False
+
+
+def refuse_damaged(run: Run) -> None:
+    """RunFailed for a complete run that lost files since. That their bytes are still right, only verify says."""
+    if gone := run.gone(run.ledger()):
+        more = f", and {len(gone) - 1:,} more" if len(gone) > 1 else ""
+        raise RunFailed(
+            f"{run.path}: this run was complete, and files of it are gone since: {gone[0]}{more}. Restore them from a "
+            f"copy; or make their rows anew: dgbatch verify {run.path} --repair, and submit again."
+        )
 
 
 def refuse_other_job(run: Run, spec: JobSpec, plan: Plan) -> None:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from dgbatch.errors import InputError, OutputError, RowError
 from dgbatch.runner import formats, source
-from dgbatch.runner.commits import Commit, FileRecord, list_records, read_commit
+from dgbatch.runner.commits import Commit, FileRecord, list_records, read_commit, shard_of
 from dgbatch.runner.generation import RowSettings
 from dgbatch.runner.input_file import is_file
 from dgbatch.runner.ledger import Ledger
@@ -49,6 +49,7 @@ class Verification:
     replayed: int = 0  # rows that replay.py compared with what the model writes again
     replay_mismatches: int = 0
     examples: dict[str, list[str]] = field(default_factory=dict)  # by kind of fault, at most EXAMPLES each
+    damaged: set[int] = field(default_factory=set)  # shards with files or records that are not what was written
 
     @property
     def holds(self) -> bool:
@@ -57,7 +58,7 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         """What `--json` prints: the counts, and examples of each fault."""
-        return asdict(self)
+        return {**asdict(self), "damaged": sorted(self.damaged), "holds": self.holds}
 
     def lines(self) -> list[str]:
         """The same for people."""
@@ -106,7 +107,9 @@ def verify(run: Run, on_progress: Callable[[int, int], None] | None = None) -> V
         keys: Counter[Key] = Counter()
         last = ledger.last_round(shard.index)
         for commit in ledger.of_shard(shard.index):
-            keys += _check_files(run, shard, commit, commit in last, found)
+            faults = _check_files(run, shard, commit, commit in last, found, keys)
+            found.count("checksum_errors", faults)
+            found.damaged |= {shard.index} if faults else set()
         names = source.ids(shard, run.spec.input)
         expected = {(name, sample) for name in names for sample in range(run.plan.samples)}
         found.count("missing", (label(key) for key in sorted(expected - keys.keys())))
@@ -139,18 +142,20 @@ def believable(run: Run, found: Verification) -> Ledger:
     for name in list_records(run.folder):
         try:
             commit = read_commit(run.folder, run.fingerprint, name)
+            if not ledger.fits(commit):
+                raise OutputError(f"{name}: the plan has no such rows")
         except OutputError as error:
             found.count("checksum_errors", [str(error)])
-            continue
-        if ledger.fits(commit):
-            commits.append(commit)
+            found.damaged.update(shard for shard in [shard_of(name)] if shard is not None)
         else:
-            found.count("checksum_errors", [f"{name}: the plan has no such rows"])
+            commits.append(commit)
     return Ledger.of(run.plan.shards, commits)
 
 
-def _check_files(run: Run, shard: Shard, commit: Commit, is_last: bool, found: Verification) -> Counter[Key]:
-    """The keys in a commit's files, counted; what is wrong with the files goes to `found`.
+def _check_files(
+    run: Run, shard: Shard, commit: Commit, is_last: bool, found: Verification, keys: Counter[Key]
+) -> list[str]:
+    """What is wrong with a commit's files. Their rows are counted in `found`, and their keys in `keys`.
 
     is_last: no later round took the place of its quarantine file.
     """
@@ -159,7 +164,6 @@ def _check_files(run: Run, shard: Shard, commit: Commit, is_last: bool, found: V
     quarantine = read_file(run, commit.quarantine, "quarantine", faults) if is_last else None
     found.ok += 0 if data is None else data.num_rows
     found.quarantined += 0 if quarantine is None else quarantine.num_rows
-    keys: Counter[Key] = Counter()
     for table in (data, quarantine):
         if table is not None:
             keys.update(zip(table.column("id").to_pylist(), table.column("sample").to_pylist(), strict=True))
@@ -167,8 +171,7 @@ def _check_files(run: Run, shard: Shard, commit: Commit, is_last: bool, found: V
         faults += _against_record(commit, data, "data")
         faults += _against_record(commit, quarantine, "quarantine") if is_last else []
         faults += [] if data is None else _inside(data, commit, run.spec.generation.seed, _row_seeds(run, shard))
-    found.count("checksum_errors", faults)
-    return keys
+    return faults
 
 
 def read_file(

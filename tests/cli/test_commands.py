@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 import dgbatch as package
-from dgbatch.errors import RunNotFound
+from dgbatch.cli import output
+from dgbatch.cli.sql import sql as ask
+from dgbatch.errors import RunFailed, RunNotFound
 from dgbatch.runner import replay as again
 from dgbatch.runner import submit as steps
 from dgbatch.runner.run_folder import Run
@@ -179,11 +184,29 @@ def test_verify_of_a_damaged_run_names_the_damage_and_exits_with_4(tmp_path, cap
     assert "r0000" in left.out
     answer = dgbatch(capfd, "verify", str(tmp_path / "out"), "--json")
     assert (answer.code, answer.json["missing"], answer.json["holds"]) == (4, 2, False)
-    assert "remove the records of their shards in _dgbatch/commits, and _SUCCESS" in left.out
-    next((tmp_path / "out" / "_dgbatch" / "commits").glob("*.json")).unlink()
-    (tmp_path / "out" / "_SUCCESS").unlink()
+    assert (answer.json["damaged"], answer.json["forgotten"]) == ([0], [])
+    assert f"dgbatch verify {tmp_path}/out --repair" in left.out
+
+
+def test_submit_of_a_complete_run_that_lost_a_file_says_how_to_make_it_anew(tmp_path, capfd, local_ray):
+    job = fake_job(tmp_path, ["a", "b"])
+    run, records = tmp_path / "out", tmp_path / "out" / "_dgbatch" / "commits"
     steps.submit(job, engine=PATH)
-    assert dgbatch(capfd, "verify", str(tmp_path / "out")).code == 0
+    (data,) = (run / "data").glob("*.parquet")
+    before = pq.read_table(data)
+    data.unlink()
+    with pytest.raises(RunFailed, match=f"files of it are gone since: data/{data.name}.*verify {run} --repair"):
+        steps.submit(job, engine=PATH)
+    left = dgbatch(capfd, "verify", str(run), "--repair")
+    assert left.code == 4
+    assert "It did not hold. 1 shard forgotten: submit the job again to make them anew." in left.out
+    assert not (run / "_SUCCESS").exists() and not list(records.iterdir())
+    steps.submit(job, engine=PATH)
+    (again,) = (run / "data").glob("*.parquet")
+    assert pq.read_table(again).equals(before)
+    answer = dgbatch(capfd, "verify", str(run), "--repair", "--json")
+    assert (answer.code, answer.json["holds"], answer.json["forgotten"]) == (0, True, [])
+    assert (run / "_SUCCESS").exists()
 
 
 def test_sql_answers_for_people_and_for_programs(finished, capfd):
@@ -194,6 +217,36 @@ def test_sql_answers_for_people_and_for_programs(finished, capfd):
     answer = dgbatch(capfd, "sql", str(finished), query, "--json").json
     assert answer["columns"] == ["n", "share", "nothing"]
     assert answer["rows"] == [[11, pytest.approx(7 / 11), None]]
+
+
+def test_digits_of_a_number_stay_together(finished, capfd):
+    left = dgbatch(capfd, "sql", str(finished), "select 2024 as year, 1234567 as id")
+    assert left.out.splitlines()[-2].split() == ["2024", "1234567"]
+
+
+@pytest.mark.parametrize(("width", "is_table"), [(80, False), (300, True)])
+def test_answer_too_wide_for_the_terminal_is_shown_a_column_a_line(finished, monkeypatch, width, is_table):
+    screen = Console(file=io.StringIO(), force_terminal=True, width=width, highlight=False, markup=False)
+    monkeypatch.setattr(output, "console", lambda: screen)
+    ask(str(finished), "select *, repeat('y', 700) as long from completions limit 2")
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in screen.file.getvalue().splitlines()]
+    assert ("row 2" in lines) != is_table
+    assert any(line.split()[:1] == ["prompt_tokens"] for line in lines) != is_table
+    assert "(700 characters)" in " ".join(lines)
+    assert max(map(len, lines)) <= width
+
+
+def test_sql_over_a_damaged_file_says_that_the_run_is_damaged(finished, capfd, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    data = min((tmp_path / "run" / "data").glob("*.parquet"))
+    data.write_bytes(data.read_bytes()[:-200])
+    left = dgbatch(capfd, "sql", str(tmp_path / "run"), "select count(tokens) from completions")
+    assert left.code == 2
+    assert "the run cannot be read: " in left.err and f"dgbatch verify {tmp_path}/run" in left.err
+    assert "The tables are" not in left.err
+    data.unlink()
+    left = dgbatch(capfd, "sql", str(tmp_path / "run"), "select 1 from completions")
+    assert f"{data} is gone. Restore it" in left.err
 
 
 def test_wrong_sql_is_one_error_in_duckdbs_words(finished, capfd):

@@ -107,6 +107,7 @@ def test_the_json_answer_has_the_counts_of_the_contract(original: Run) -> None:
     answer = verify(original).to_json()
     expected = {"input": 20, "ok": 16, "quarantined": 4, "missing": 0, "duplicate": 0, "checksum_errors": 0}
     expected |= {"replayed": 0, "replay_mismatches": 0, "unexpected": 0, "examples": {}}
+    expected |= {"damaged": [], "holds": True}
     assert answer == expected
 
 

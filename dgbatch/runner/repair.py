@@ -1,0 +1,26 @@
+"""What `verify --repair` does: shards whose files are not as written are forgotten, and a submit makes them anew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dgbatch.runner.commits import list_records, shard_of
+from dgbatch.runner.lock import lock
+
+if TYPE_CHECKING:
+    from dgbatch.runner.run_folder import Run
+    from dgbatch.runner.verify import Verification
+
+
+def repair(run: Run, proof: Verification) -> list[int]:
+    """Take back the records of damaged shards, all rounds of them; returns the shards.
+
+    The run is not complete any more. Damaged files stay where they are, named by no record, until the run is finalised.
+    Raises RunLocked while somebody works on the run, RunFailed where a record cannot be removed.
+    """
+    damaged = sorted(proof.damaged)
+    if damaged:
+        with lock(run.path):
+            run.take_back([name for name in list_records(run.folder) if shard_of(name) in proof.damaged])
+            run.event("repaired", shards=damaged)
+    return damaged
