@@ -12,6 +12,7 @@ import typer
 from dgbatch.cli.options import AsJson, JobFile, Overrides
 
 if TYPE_CHECKING:
+    from dgbatch.runner.outlook import Outlook
     from dgbatch.runner.plan import Plan
     from dgbatch.runner.preview import Rendered
     from dgbatch.runner.spec import JobSpec
@@ -29,6 +30,7 @@ def plan(
     """Check a job and its input, and show the first prompts; starts and writes nothing."""
     from dgbatch.cli.output import print_json
     from dgbatch.runner.fingerprint import fingerprint
+    from dgbatch.runner.outlook import outlook
     from dgbatch.runner.plan import make_plan
     from dgbatch.runner.preview import preview as render
     from dgbatch.runner.schema import schemas
@@ -39,6 +41,7 @@ def plan(
         made = make_plan(spec)
         schemas(spec, made.schema)  # raises for columns that clash
         prompts = render(spec, made, preview)
+        found = outlook(spec, made)
     if json:
         print_json(
             {
@@ -51,6 +54,7 @@ def plan(
                 "files": [{"name": file.name, "bytes": file.bytes, "rows": file.rows} for file in made.files],
                 "in_flight": _noted(spec.public()["output"]["path"]),
                 "fingerprint": fingerprint(spec, made),
+                "run": {"state": found.state, "done": found.done, "changed": found.changed},
                 "preview": [
                     {
                         "id": prompt.id,
@@ -64,7 +68,7 @@ def plan(
             }
         )
     else:
-        _show(_again(job, overrides), spec, made, prompts)
+        _show(_again(job, overrides), spec, made, found, prompts)
 
 
 def _noted(path: str) -> Mapping[str, Any]:
@@ -83,7 +87,25 @@ def _again(job: str, overrides: Sequence[str]) -> str:
     return " ".join([quote(job), *(f"--set {quote(override)}" for override in overrides)])
 
 
-def _show(job: str, spec: JobSpec, made: Plan, prompts: list[Rendered]) -> None:
+def _cuts(made: Plan) -> str:
+    """Why there are more shards than the rows ask for."""
+    from dgbatch.cli.output import plural
+
+    groups = len({(shard.file, shard.row_group) for shard in made.shards})
+    return f" that end with the {plural(groups, 'row group')} of the input" if groups > 1 else ""
+
+
+def _finds(found: Outlook, made: Plan) -> str:
+    if found.state == "refused":
+        return "submit will refuse. Use --new-run to start anew beside what is there:"
+    return {
+        "new": "a new run",
+        "resumes": f"submit goes on with the run that is there, {found.done:,} of {made.expected:,} rows are done",
+        "complete": "the run that is there is complete, submit has nothing to do",
+    }[found.state]
+
+
+def _show(job: str, spec: JobSpec, made: Plan, found: Outlook, prompts: list[Rendered]) -> None:
     from rich.panel import Panel
     from rich.text import Text
 
@@ -93,11 +115,13 @@ def _show(job: str, spec: JobSpec, made: Plan, prompts: list[Rendered]) -> None:
     screen = console()
     each = f" x {made.samples} samples = {made.expected:,} completions" if made.samples > 1 else ""
     screen.print(
-        f"{spec.name}: {plural(made.rows, 'row')}{each}, in {plural(len(made.shards), 'shard')} of at most "
-        f"{plural(spec.workers.shard_rows, 'row')}, from {plural(len(made.files), 'file')}"
+        f"{spec.name}: {plural(made.rows, 'row')}{each}, from {plural(len(made.files), 'file')}, in "
+        f"{plural(len(made.shards), 'shard')} of at most {plural(spec.workers.shard_rows, 'row')}{_cuts(made)}"
     )
     path = spec.public()["output"]["path"]
-    screen.print(f"output: {short(path)}")
+    screen.print(f"output: {short(path)}: {_finds(found, made)}")
+    for line in found.changed:
+        screen.print(f"  {line}")
     for line in in_flight(_noted(path)):
         screen.print(f"in flight when it ran: {line}")
     for prompt in prompts:
@@ -112,4 +136,5 @@ def _show(job: str, spec: JobSpec, made: Plan, prompts: list[Rendered]) -> None:
             if prompt.generation:
                 said = ", ".join(f"{name}={dumps(value)}" for name, value in prompt.generation.items())
                 screen.print(f"{prompt.id} overrides: {said}")
-    screen.print(f"run it: dgbatch submit {job}")
+    new_run = " --new-run" if found.state == "refused" else ""
+    screen.print(f"run it: dgbatch submit {job}{new_run}")

@@ -15,13 +15,14 @@ from typing import Any, NoReturn
 
 from dgbatch.errors import DgbatchError, OutputError, RunCancelled, RunFailed
 from dgbatch.runner.catalog import check_duckdb, holds_run, write_duckdb
-from dgbatch.runner.difference import input_difference, job_difference, model_difference
+from dgbatch.runner.difference import model_difference
 from dgbatch.runner.driver import DRAIN_S, run_job
 from dgbatch.runner.fingerprint import fingerprint
 from dgbatch.runner.folder import open_folder
 from dgbatch.runner.layout import ATTEMPTS, EVENTS, PLAN, RUN, SUCCESS
 from dgbatch.runner.lock import lock
 from dgbatch.runner.model import ENGINE, describe_model
+from dgbatch.runner.outlook import differences
 from dgbatch.runner.plan import Plan, input_files, make_plan
 from dgbatch.runner.progress import OnProgress, Progress
 from dgbatch.runner.run_folder import Run
@@ -143,8 +144,7 @@ def refuse_damaged(run: Run) -> None:
 def refuse_other_job(run: Run, spec: JobSpec, plan: Plan) -> None:
     if run.fingerprint == fingerprint(spec, plan):
         return
-    lines = [*job_difference(run.info["spec"], spec.public()), *input_difference(run.plan, plan)]
-    _refuse_changed(run, lines or ["nothing that this version of dgbatch knows of: another version made the run"])
+    _refuse_changed(run, differences(run, spec, plan))
 
 
 def refuse_other_model(run: Run, spec: JobSpec, model: dict[str, Any]) -> None:

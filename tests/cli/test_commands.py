@@ -60,7 +60,8 @@ def test_plan_counts_and_shows_the_first_prompts(tmp_path, capfd, without_tokeni
     job = fake_job(tmp_path, ["Hello there", None, *"abcdefgh"], generation={"samples": 2})
     left = dgbatch(capfd, "plan", job)
     assert left.code == 0
-    assert "fake: 10 rows x 2 samples = 20 completions, in 2 shards of at most 8 rows, from 1 file" in left.out
+    assert "fake: 10 rows x 2 samples = 20 completions, from 1 file, in 2 shards of at most 8 rows\n" in left.out
+    assert f"output: {tmp_path}/out: a new run\n" in left.out
     assert "Hello there" in left.out
     assert "r0001: would be quarantined: null_prompt" in left.out
     assert not (tmp_path / "out").exists()
@@ -72,6 +73,29 @@ def test_plan_counts_and_shows_the_first_prompts(tmp_path, capfd, without_tokeni
     assert again == f"run it: dgbatch submit {job} --set input.limit=3 --set 'prompt.system=Be brief.'"
     assert [prompt["id"] for prompt in answer["preview"]] == ["r0000"]
     assert answer["files"] == [{"name": "prompts.parquet", "bytes": answer["files"][0]["bytes"], "rows": 10}]
+
+
+def test_plan_says_what_a_submit_would_find_at_its_output(finished, tmp_path, capfd, without_tokenizer):
+    job = str(finished.parent / "job.yaml")
+    left = dgbatch(capfd, "plan", job)
+    assert f"{finished}: the run that is there is complete, submit has nothing to do\n" in left.out
+    left = dgbatch(capfd, "plan", job, "--set", "generation.seed=7")
+    assert f"{finished}: submit will refuse. Use --new-run to start anew beside what is there:\n" in left.out
+    assert "  generation.seed: 0 -> 7\n" in left.out
+    assert left.out.endswith(f"run it: dgbatch submit {job} --set generation.seed=7 --new-run\n")
+    shutil.copytree(finished, tmp_path / "half")
+    (tmp_path / "half" / "_SUCCESS").unlink()
+    sorted((tmp_path / "half" / "_dgbatch" / "commits").iterdir())[0].unlink()
+    half = ("--set", f"output.path={tmp_path}/half")
+    assert (
+        "half: submit goes on with the run that is there, 4 of 12 rows are done\n"
+        in dgbatch(capfd, "plan", job, *half).out
+    )
+    assert dgbatch(capfd, "plan", job, *half, "--json").json["run"] == {"state": "resumes", "done": 4, "changed": []}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    answer = dgbatch(capfd, "plan", job, "--set", f"output.path={tmp_path}/mine", "--json").json["run"]
+    assert answer["state"] == "refused" and "thesis.tex" in answer["changed"][0]
 
 
 def test_plan_shows_what_a_row_says_about_its_own_sampling(tmp_path, capfd, without_tokenizer):
