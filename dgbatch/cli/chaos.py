@@ -46,10 +46,17 @@ def chaos(
     Exit code 4 when the dataset does not hold, or when a fault did not happen.
     """
     from dgbatch.cli.output import print_json, say
+    from dgbatch.errors import JobError
     from dgbatch.runner import chaos as steps
     from dgbatch.runner.fault_plan import fault_plan
+    from dgbatch.runner.spec import load_job
 
-    survived = steps.chaos(job, fault_plan(kill, hang, disk_full, store_errors), overrides, keep, tell=say)
+    try:
+        faults = fault_plan(kill, hang, disk_full, store_errors)
+    except JobError:
+        load_job(job, overrides)  # what is wrong with the job is the first thing to say
+        raise
+    survived = steps.chaos(job, faults, overrides, keep, tell=say)
     if json:
         print_json(survived.to_json())
     else:

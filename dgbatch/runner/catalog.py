@@ -164,9 +164,17 @@ def _parquet_writer(run: Run, ledger: Ledger) -> Callable[[str], None]:
 def _copy_writer(run: Run, ledger: Ledger, options: str) -> Callable[[str], None]:
     def write(partial: str) -> None:
         with _connection(run, ledger) as connection:
-            connection.execute(f"COPY completions TO {_quoted(partial)} ({options})")
+            data = connection.sql("FROM completions")
+            columns = ", ".join(map(_spelled, data.columns, data.types)) if "csv" in options else "*"
+            connection.execute(f"COPY (SELECT {columns} FROM completions) TO {_quoted(partial)} ({options})")
 
     return write
+
+
+def _spelled(name: str, kind: duckdb.DuckDBPyType) -> str:
+    """A column of a CSV file: JSON where CSV has no such values."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    return f"to_json({quoted}) AS {quoted}" if kind.id in ("list", "struct", "map", "array", "union") else quoted
 
 
 def _duckdb_writer(run: Run, ledger: Ledger) -> Callable[[str], None]:

@@ -35,7 +35,7 @@ def complaints(errors: Sequence[Mapping[str, Any]], root: Any, source: str, line
 def sentences(
     errors: Sequence[Mapping[str, Any]], root: Any, lines: Mapping[str, int] = MappingProxyType({})
 ) -> list[str]:
-    """One sentence per finding, each with its key and, where that is known, its line."""
+    """One sentence per finding, each with its key and, where that is known, its line; in the order of the lines."""
     found: dict[str, str] = {}
     places = [tuple(error["loc"]) for error in errors]
     for error in errors:
@@ -44,7 +44,8 @@ def sentences(
         keys, annotation = _field(root, error["loc"])
         path = _dotted(keys)
         found.setdefault(path, _sentence(error, keys, annotation, root))
-    return [f"{_place(path, lines)}{text}" for path, text in found.items()]
+    in_order = sorted(found, key=lambda path: lines.get(path, float("inf")))
+    return [f"{_place(path, lines)}{found[path]}" for path in in_order]
 
 
 def _sentence(error: Mapping[str, Any], keys: tuple[str | int, ...], annotation: Any, root: Any) -> str:

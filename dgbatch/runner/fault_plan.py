@@ -74,10 +74,14 @@ def _parsed(option: str, text: str, victims: tuple[str, ...]) -> Iterator[tuple[
     seen: set[str] = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
         victim, at, when = part.partition("@")
-        if not at or victim not in victims or not _WHEN.fullmatch(when):
+        if victim not in victims:
             raise JobError(
-                f"{option} {part}: not of the form {' or '.join(victims)}@WHEN, where WHEN is 5s after the first "
-                f"worker was ready, 40% of the rows, or a moment of a shard: {', '.join(MOMENTS)}"
+                f"{option} {part}: {victim!r} cannot be chosen. Say {' or '.join(victims)}, as in {victims[0]}@5s"
+            )
+        if not at or not _WHEN.fullmatch(when):
+            raise JobError(
+                f"{option} {part}: says no moment. Say {victim}@5s (after the first worker was ready), {victim}@40% "
+                f"(of the rows), or {victim}@ and a moment of a shard: {', '.join(MOMENTS)}"
             )
         if victim == "node" and when in MOMENTS:
             raise JobError(f"{option} {part}: a node is lost after seconds or at a share of the rows, as in node@20s")

@@ -101,3 +101,8 @@ def test_job_that_is_not_there_is_refused_and_leaves_nothing(capfd, tmp_path, mo
     left = dgbatch(capfd, "chaos", "nowhere.yaml", "--kill", "worker@5s")
     assert left.code == 2 and "nowhere.yaml" in left.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_job_that_is_not_there_is_named_before_the_faults_are(capfd):
+    assert dgbatch(capfd, "chaos", "nowhere.yaml").err.startswith("error: nowhere.yaml: no such job file")
+    assert dgbatch(capfd, "chaos", "nowhere.yaml", "--kill", "cat@5s").err.startswith("error: nowhere.yaml: no such")

@@ -184,6 +184,9 @@ def test_an_export_holds_all_rows_in_plan_order(run: Run, tmp_path: Path, fmt: s
     rows = rows_of(target, fmt)
     assert [row["id"] for row in rows] == [f"r{n}" for n in range(10) if n != 5]
     assert list(rows[0]) == run.schemas.data.names
+    if fmt == "csv":
+        assert json.loads(str(rows[0]["rules"])) == {"equals_answer": True}
+        assert json.loads(str(rows[0]["token_ids"])) == answer(run, "select token_ids from completions")[0][0]
     noise_keys = answer(run, "select noise_key from completions where id = 'r0'")
     assert [(int(str(rows[0]["noise_key"])),)] == noise_keys
     assert os.listdir(target.parent) == [target.name]

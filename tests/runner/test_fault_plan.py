@@ -52,13 +52,16 @@ def test_fault_is_due_by_its_own_measure(when, elapsed_s, rows_ratio, due):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"kill": "worker"}, "--kill worker: not of the form"),
-        ({"kill": "worker@5"}, "5s after the first worker was ready"),
-        ({"kill": "robot@5s"}, "worker or driver or node@WHEN"),
+        ({"kill": "worker"}, "--kill worker: says no moment. Say worker@5s"),
+        ({"kill": "worker@5"}, "worker@5s (after the first worker was ready)"),
+        (
+            {"kill": "robot@5s"},
+            "--kill robot@5s: 'robot' cannot be chosen. Say worker or driver or node, as in worker@5s",
+        ),
         ({"kill": "worker@soon"}, "generated, written, committed"),
         ({"kill": "node@written"}, "a node is lost after seconds"),
         ({"kill": "worker@written,worker@written"}, "asked for twice"),
-        ({"hang": "driver@5s"}, "--hang driver@5s: not of the form worker@WHEN"),
+        ({"hang": "driver@5s"}, "--hang driver@5s: 'driver' cannot be chosen. Say worker, as in worker@5s"),
         ({"hang": "worker@written"}, "hangs after seconds"),
         ({"store_errors": 5.0}, "--store-errors 5: it is the share"),
         ({}, "name a fault"),

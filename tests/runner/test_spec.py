@@ -396,3 +396,11 @@ def test_any_data_is_a_job_or_a_plain_refusal(tmp_path_factory, data):
     with pytest.raises(JobError) as caught:
         load_job(str(path))
     assert len(str(caught.value).splitlines()) <= 12
+
+
+def test_several_problems_come_in_the_order_of_their_lines(tmp_path):
+    (tmp_path / "job.yaml").write_text("workers: {count: 0}\nversion: 2\nname: x\ncolour: red\n")
+    with pytest.raises(JobError) as error:
+        load_job(tmp_path / "job.yaml")
+    starts = [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]]
+    assert starts == ["line 1", "line 2", "line 4", "model", "input", "prompt", "output"]
