@@ -6,14 +6,14 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dgbatch.errors import DgbatchError, OutputError, RunCancelled, RunFailed
+from dgbatch.errors import CheckpointError, DgbatchError, OutputError, RunCancelled, RunFailed
 from dgbatch.runner.catalog import check_duckdb, holds_run, write_duckdb
 from dgbatch.runner.difference import model_difference
 from dgbatch.runner.driver import DRAIN_S, run_job
@@ -71,7 +71,7 @@ def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s
     path = unused(spec.output.path) if new_run else spec.output.path
     plan = plan_of(path, spec)
     columns = schemas(spec, plan.schema)  # raises for columns that clash
-    complete = completed(path, spec, plan)
+    complete = completed(path, spec, plan, engine)
     if complete is not None:
         return Submitted(complete, status_of(complete), None, True, plan.expected, time.monotonic() - started)
     tell(Progress("validating", spec.name, path, expected=plan.expected, note="checking the checkpoint"))
@@ -109,12 +109,17 @@ def plan_of(path: str, spec: JobSpec) -> Plan:
     return make_plan(spec)
 
 
-def completed(path: str, spec: JobSpec, plan: Plan) -> Run | None:
+def completed(path: str, spec: JobSpec, plan: Plan, engine: str) -> Run | None:
     """The run at this path when it is this job's and there is nothing left to do."""
     if not in_output(path, SUCCESS):
         return None
     run = Run.open(path)
     refuse_other_job(run, spec, plan)
+    if os.path.isdir(
+        spec.model.checkpoint
+    ):  # a hub id with its revision is what it was; nothing is downloaded for this
+        with suppress(CheckpointError):  # a complete run needs no model any more
+            refuse_other_model(run, spec, describe_model(spec, engine, run.info.get("model")))
     refuse_damaged(run)
     if spec.output.duckdb and not holds_run(spec.output.duckdb, run.fingerprint):
         write_duckdb(run, spec.output.duckdb)

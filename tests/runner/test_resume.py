@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dgbatch.errors import RunFailed
+from dgbatch.errors import CheckpointError, OutputError, RunFailed
 from dgbatch.runner import submit as steps
 from dgbatch.runner.compaction import COMPACT, compact
 from dgbatch.runner.layout import PLAN
-from dgbatch.runner.spec import JobSpec
+from dgbatch.runner.spec import JobSpec, load_job
 from dgbatch.runner.submit import finish, plan_of
+from tests.fake_engine import fake_job
 from tests.runner.conftest import MakeJob
 from tests.runner.small_run import commit_all, new_run
 
@@ -59,3 +60,20 @@ def test_when_the_proof_fails_no_copy_of_a_record_is_believed_any_more(job):
     with pytest.raises(RunFailed, match="does not hold"):
         finish(run, job)
     assert run.folder.list(COMPACT) == []
+
+
+def test_complete_run_is_complete_only_with_the_checkpoint_that_made_it(tmp_path, monkeypatch):
+    job = fake_job(tmp_path, ["a", "b"])
+    commit_all(new_run(load_job(job))).finalise()
+    model = {"checksum": "m"}  # as new_run wrote down
+    monkeypatch.setattr(steps, "describe_model", lambda *_: dict(model))
+    assert steps.submit(job).was_complete
+    model["checksum"] = "another"
+    with pytest.raises(OutputError, match=r"model files of .*\n    - checksum m\n    \+ checksum another\n\nPut it back.*--new-run"):
+        steps.submit(job)
+
+    def gone(*_):
+        raise CheckpointError("config.json is gone")
+
+    monkeypatch.setattr(steps, "describe_model", gone)
+    assert steps.submit(job).was_complete
