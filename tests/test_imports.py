@@ -30,7 +30,8 @@ ALLOWED: dict[str, set[str]] = {
     "dgbatch.runner": {
         "pyarrow", "jinja2", "yaml", "rich", "dgbatch.runner", "dgbatch.records", "dgbatch.errors", "dgbatch.roofline",
     },
-    "dgbatch.runner.store": {"obstore", "botocore", "dgbatch.errors", "dgbatch.runner"},
+    "dgbatch.runner.store": {"obstore", "dgbatch.errors", "dgbatch.runner"},
+    "dgbatch.runner.store_connection": {"obstore", "botocore", "dgbatch.errors", "dgbatch.runner"},
     "dgbatch.runner.dispatch": {"dgbatch.runner.piece", "dgbatch.runner.poison"},
     "dgbatch.runner.piece": set(),
     "dgbatch.runner.poison": set(),
@@ -41,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "dgbatch.runner.generation": {"pydantic", "pyarrow", "dgbatch.errors", "dgbatch.records", "dgbatch.runner"},
     "dgbatch.runner.spec": {"pydantic", "yaml", "dgbatch.errors", "dgbatch.runner"},
     "dgbatch.runner.catalog": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
-    "dgbatch.runner.source": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
+    "dgbatch.runner.condition": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
     "dgbatch.runner.worker": {"pyarrow", "dgbatch.engine", "dgbatch.runner", "dgbatch.records", "dgbatch.errors"},
     "dgbatch.runner.model": {
         "dgbatch.engine.checkpoint", "dgbatch.engine.weights", "dgbatch.engine.tokenizer", "dgbatch.errors",

@@ -1,4 +1,4 @@
-"""SQL over a run, and the run as one file. With input.where in source.py, the only home of duckdb.
+"""SQL over a run, and the run as one file. With condition.py, the only home of duckdb.
 
 Three views: completions and quarantine (the rows of committed shards, also while the run goes on) and shards (the plan,
 with what is known of each). DuckDB reads them as Arrow datasets; what a query itself may open is: nothing.

@@ -15,6 +15,7 @@ from dgbatch.errors import InputError
 from dgbatch.runner import formats, location, source
 from dgbatch.runner.accept import Rules
 from dgbatch.runner.complaints import no_column
+from dgbatch.runner.condition import Condition, IdHashes
 from dgbatch.runner.generation import check_overrides
 from dgbatch.runner.prompts import Renderer
 from dgbatch.runner.schema import schemas
@@ -163,10 +164,10 @@ def _shards(
 ) -> list[Shard]:
     condition = None
     if spec.input.where is not None:
-        condition = source.Condition(spec.input.where, schema)
+        condition = Condition(spec.input.where, schema)
         condition.check(schema)
     left, shards = spec.input.limit, list[Shard]()
-    hashes = source.IdHashes() if spec.input.id is not None else None
+    hashes = IdHashes() if spec.input.id is not None else None
     for name, layout in zip(names, layouts, strict=True):
         path = location.join(root, name)
         for group, rows in enumerate(layout.groups):
@@ -185,8 +186,8 @@ def _scan_group(
     path: str,
     group: int,
     spec: JobSpec,
-    condition: source.Condition | None,
-    hashes: source.IdHashes | None,
+    condition: Condition | None,
+    hashes: IdHashes | None,
     limit: int | None,
 ) -> list[int] | None:
     """Positions of the selected rows of a group (None: all), up to the limit. Gives their ids to `hashes`."""
@@ -264,7 +265,7 @@ def _check_messages(column: str, kind: pa.DataType) -> None:
         )
 
 
-def _refuse_repeated_ids(spec: JobSpec, shards: Sequence[Shard], hashes: source.IdHashes) -> None:
+def _refuse_repeated_ids(spec: JobSpec, shards: Sequence[Shard], hashes: IdHashes) -> None:
     repeated, extra = hashes.repeated()
     if not len(repeated):
         return

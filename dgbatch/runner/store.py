@@ -1,4 +1,4 @@
-"""One bucket of an object store: S3, GCS or Azure Blob. The only home of obstore.
+"""One bucket of an object store: S3, GCS or Azure Blob. With store_connection.py, the home of obstore.
 
 Every request goes through `Store._try`, the one place that tries again: with growing pauses, for RETRY_S at most. A
 conditional put is tried by us alone, never inside obstore, so that we know when an answer may have been lost. What
@@ -9,7 +9,6 @@ passed on but the status and the store's own code for it.
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
 import random
 import re
@@ -18,17 +17,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeVar
 
-from dgbatch.errors import LocationError, StoreFailed
+from dgbatch.errors import StoreFailed
+from dgbatch.runner.store_connection import ENVIRONMENT, REQUEST_S, connect, exceptions, shown_bucket
 from dgbatch.runner.store_uri import StoreUri, parse
 
 RETRY_S = 60.0  # how long one request is tried again
 AWAY_S = 2.0  # the same once the store was away that long, until it answers: a job should end, not wait on and on
 PAUSE_S, MOST_PAUSE_S = 0.1, 5.0
-REQUEST_S = 60.0  # for one answer to come
-CONNECT_S = 5.0
 PART_BYTES = 8 << 20  # of an upload in parts
 WHOLE_BYTES = 64 << 20  # what goes up in one request at most
 NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|specified bucket does not exist")
@@ -52,9 +49,9 @@ class Store:
 
     def __init__(self, uri: StoreUri):
         self.uri = uri
-        self._plain = _connect(uri, {"max_retries": 0})
+        self._plain = connect(uri, {"max_retries": 0})
         # Of an upload in parts or a listing of many pages one part is repeated, not all of them.
-        self._patient = _connect(uri, {"max_retries": 6, "retry_timeout": timedelta(seconds=RETRY_S / 2)})
+        self._patient = connect(uri, {"max_retries": 6, "retry_timeout": timedelta(seconds=RETRY_S / 2)})
         self._is_away = False
 
     def create(self, key: str, data: bytes) -> bool:
@@ -68,11 +65,11 @@ class Store:
             nonlocal doubtful
             try:
                 _obstore().put(self._plain, key, data, mode="create", use_multipart=False)
-            except _errors().AlreadyExistsError:
+            except exceptions().AlreadyExistsError:
                 if self.find(key) is None:  # S3's conflict of two puts at once: neither may have won
                     raise _Unsettled from None
                 return doubtful and self.get(key) == data
-            except _errors().GenericError:
+            except exceptions().GenericError:
                 doubtful = True
                 raise
             return True
@@ -88,10 +85,10 @@ class Store:
             nonlocal doubtful
             try:
                 _obstore().put(self._plain, key, data, mode=mode, use_multipart=False)
-            except (_errors().PreconditionError, _errors().AlreadyExistsError, FileNotFoundError) as error:
+            except (exceptions().PreconditionError, exceptions().AlreadyExistsError, FileNotFoundError) as error:
                 _refuse_no_bucket(error, self)
                 return doubtful and self.find(key) is not None and self.get(key) == data
-            except _errors().GenericError:
+            except exceptions().GenericError:
                 doubtful = True
                 raise
             return True
@@ -173,7 +170,7 @@ class Store:
             except FileNotFoundError as error:
                 _refuse_no_bucket(error, self)
                 raise FileNotFoundError(errno.ENOENT, "no such object", self.shown(key)) from None
-            except (_errors().BaseError, _Unsettled, OSError) as error:
+            except (exceptions().BaseError, _Unsettled, OSError) as error:
                 if isinstance(error, StoreFailed):
                     raise
                 said, is_final = _reason(error)
@@ -185,7 +182,7 @@ class Store:
 
     def shown(self, key: str = "") -> str:
         """A key as people would write it."""
-        return f"{_shown(self.uri)}/{key}".rstrip("/")
+        return f"{shown_bucket(self.uri)}/{key}".rstrip("/")
 
 
 def open_store(uri: str) -> tuple[Store, str]:
@@ -193,9 +190,6 @@ def open_store(uri: str) -> tuple[Store, str]:
     place = parse(uri)
     environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(ENVIRONMENT)))
     return _store(StoreUri(*place.store, ""), environment), place.key
-
-
-ENVIRONMENT = ("AWS_", "GOOGLE_", "AZURE_", "STORAGE_EMULATOR_HOST")
 
 
 @lru_cache(maxsize=16)
@@ -215,74 +209,6 @@ class _Short(_Unsettled):
         super().__init__(f"the answer broke off after {had:,} of {due:,} bytes")
 
 
-def _connect(uri: StoreUri, retries: dict[str, Any]) -> Any:
-    from obstore.store import AzureStore, GCSStore, S3Store
-
-    endpoints = {
-        "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
-        "gs": ("GOOGLE_BASE_URL", "STORAGE_EMULATOR_HOST"),
-        "azure": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
-    }[uri.kind]
-    endpoint = next((os.environ[name] for name in endpoints if os.environ.get(name)), "")
-    common: dict[str, Any] = {
-        "client_options": {
-            "timeout": timedelta(seconds=REQUEST_S),
-            "connect_timeout": timedelta(seconds=CONNECT_S),
-            "allow_http": not endpoint.startswith("https://") and bool(endpoint),
-        },
-        "retry_config": retries,
-    }
-    try:
-        if uri.kind == "s3":
-            return S3Store(uri.bucket, **_profile(uri), **common)
-        if uri.kind == "gs":
-            return GCSStore(uri.bucket, **_emulator(endpoint), **common)
-        account: dict[str, Any] = {"account_name": uri.account} if uri.account else {}
-        return AzureStore(uri.bucket, **account, **common)
-    except (_errors().BaseError, ValueError):
-        raise _unusable(uri) from None
-
-
-def _shown(uri: StoreUri) -> str:
-    if uri.kind != "azure":
-        return f"{uri.kind}://{uri.bucket}"
-    return f"abfs://{uri.bucket}@{uri.account}" if uri.account else f"az://{uri.bucket}"
-
-
-def _unusable(uri: StoreUri) -> LocationError:
-    names = dict(zip(("s3", "gs", "azure"), ENVIRONMENT, strict=False))
-    return LocationError(
-        f"{_shown(uri)}: the environment does not say how to reach it, or says it wrongly. Look at the variables "
-        f"{names[uri.kind]}...; docs/object_stores.md lists them."
-    )
-
-
-def _profile(uri: StoreUri) -> dict[str, Any]:
-    """Credentials of ~/.aws, which obstore does not read itself; boto3 does."""
-    if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_SKIP_SIGNATURE"):
-        return {}
-    files = (os.environ.get(name) for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"))
-    has_files = any(files) or any(Path(path).expanduser().exists() for path in ("~/.aws/credentials", "~/.aws/config"))
-    if not (os.environ.get("AWS_PROFILE") or has_files) or importlib.util.find_spec("boto3") is None:
-        return {}
-    from botocore.exceptions import BotoCoreError
-    from obstore.auth.boto3 import Boto3CredentialProvider
-
-    try:
-        return {"credential_provider": Boto3CredentialProvider()}
-    except BotoCoreError as error:  # a profile that is not there, a file that cannot be read
-        raise LocationError(f"{_shown(uri)}: ~/.aws cannot be used: {error}. Mend it, or set AWS_PROFILE.") from None
-
-
-def _emulator(endpoint: str) -> dict[str, Any]:
-    """An emulator of GCS asks for no credentials."""
-    if not os.environ.get("STORAGE_EMULATOR_HOST") or os.environ.get("GOOGLE_BASE_URL"):
-        return {}
-    url = endpoint if "://" in endpoint else f"http://{endpoint}"
-    nobody = '"disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": ""'
-    return {"service_account_key": f'{{"gcs_base_url": "{url}", {nobody}}}'}
-
-
 def pauses(limit_s: float) -> Iterator[float | None]:
     """What to wait after each failed try; None after the last."""
     end, pause = time.monotonic() + limit_s, PAUSE_S
@@ -299,7 +225,7 @@ def _reason(error: Exception) -> tuple[str, bool]:
         return text or "two writers were in each other's way", False
     status = re.search(r"status code: (\d{3})", text)
     code = re.search(r"<Code>(\w{1,60})</Code>", text)
-    if status is not None or isinstance(error, (_errors().PermissionDeniedError, _errors().UnauthenticatedError)):
+    if status is not None or isinstance(error, (exceptions().PermissionDeniedError, exceptions().UnauthenticatedError)):
         number = int(status[1]) if status else 403
         if NO_BUCKET.search(text):
             return "no such bucket. Make it first, or name another", True
@@ -329,9 +255,3 @@ def _obstore() -> Any:
     import obstore
 
     return obstore
-
-
-def _errors() -> Any:
-    from obstore import exceptions
-
-    return exceptions

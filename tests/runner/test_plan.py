@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgbatch.errors import InputError, JobError, LocationError
-from dgbatch.runner import formats, source
+from dgbatch.runner import condition, formats, source
 from dgbatch.runner.plan import Plan, Shard, cut, make_plan
 from dgbatch.runner.spec import load_job
 
@@ -234,7 +234,7 @@ def test_only_rows_that_are_taken_need_their_own_id(make_job):
 
 
 def test_ids_that_only_share_a_hash_are_accepted(make_job, some_rows, monkeypatch):
-    monkeypatch.setattr(source.IdHashes, "of", lambda _, texts: pa.array([7] * len(texts), pa.uint64()))
+    monkeypatch.setattr(condition.IdHashes, "of", lambda _, texts: pa.array([7] * len(texts), pa.uint64()))
     assert make_plan(make_job(some_rows(5), "input.id=id")).rows == 5
 
 

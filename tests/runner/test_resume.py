@@ -69,7 +69,9 @@ def test_complete_run_is_complete_only_with_the_checkpoint_that_made_it(tmp_path
     monkeypatch.setattr(steps, "describe_model", lambda *_: dict(model))
     assert steps.submit(job).was_complete
     model["checksum"] = "another"
-    with pytest.raises(OutputError, match=r"model files of .*\n    - checksum m\n    \+ checksum another\n\nPut it back.*--new-run"):
+    with pytest.raises(
+        OutputError, match=r"model files of .*\n    - checksum m\n    \+ checksum another\n\nPut it back.*--new-run"
+    ):
         steps.submit(job)
 
     def gone(*_):

@@ -7,8 +7,6 @@ import datetime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dgbatch.errors import InputError
 from dgbatch.runner import source
@@ -52,74 +50,6 @@ def test_file_that_changed_after_planning_is_refused(make_job, some_rows, overri
     make_job(some_rows(7), *overrides)
     with pytest.raises(InputError, match=r"shard 0 was planned with 10 rows and now has 7\. The file changed"):
         list(source.rows(shard, spec.input, ["n"]))
-
-
-@pytest.mark.parametrize(
-    ("where", "passing"),
-    [
-        ("n > 2", [3, 4]),
-        ("N > 2 -- a comment", [3, 4]),
-        ("\"n\" = 1 or prompt like '%4%'", [1, 4]),
-        ("n % 2 = 0 and answer <> '2'", [0, 4]),
-        ("length(prompt) > 100 or n = 0", [0]),
-        ("prompt = 'select random()' or n = 3", [3]),
-        ("COLUMNS(*) IS NOT NULL", [0, 1, 2, 3, 4]),
-        ("n", [1, 2, 3, 4]),
-        ("true", [0, 1, 2, 3, 4]),
-        ("null or n = 2", [2]),
-    ],
-)
-def test_where_takes_any_sql_condition(make_job, some_rows, where, passing):
-    spec = make_job(some_rows(5), f"input.where='{where.replace(chr(39), chr(39) * 2)}'")
-    assert [row["n"] for _, row in all_rows(spec, "n")] == passing
-
-
-@pytest.mark.parametrize(
-    ("where", "says"),
-    [
-        ("n >", "Parser Error"),
-        ("n > 1; drop table input", "Parser Error"),
-        ("1 = 1); from (input", "1 = 1); from (input"),
-        ("promt > 1", "the input has no column 'promt'. Did you mean 'prompt'?"),
-        ("m > 1", "the input has no column 'm'. It has: id, prompt, answer, n."),
-        ("sum(n) > 1", "aggregates"),
-        ("random() < 0.5", "random gives another answer each time"),
-        ("n < extract(year from now ())", "now gives another answer each time"),
-        ("'2020-01-01' < current_date", "current_date gives another answer each time"),
-        ("n in (select n from input)", "holds a subquery"),
-        ("prompt::int > 1", "Conversion Error"),
-        ("read_text('/etc/passwd') is null", "Error"),
-        ("nosuchfunction(n)", "nosuchfunction"),
-    ],
-)
-def test_where_that_cannot_work_is_refused(make_job, some_rows, where, says):
-    spec = make_job(some_rows(5), "input.where='" + where.replace("'", "''") + "'")
-    with pytest.raises(InputError) as caught:
-        make_plan(spec)
-    assert str(caught.value).startswith("input.where: ") and says in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
-
-
-def test_where_reaches_no_file_and_no_python_variable(tmp_path):
-    secret = pa.table({"n": [1]})  # a name that DuckDB would find, were it let
-    (tmp_path / "x.csv").write_text("a\n1\n")
-    connection = source._connection()
-    for query in (
-        "from secret",
-        f"from '{tmp_path}/x.csv'",
-        f"copy (select 1) to '{tmp_path}/y.csv'",
-        "install httpfs",
-    ):
-        with pytest.raises(Exception, match=r"disabled|does not exist|Permission"):
-            connection.sql(query).fetchall()
-    assert secret.num_rows == 1 and not (tmp_path / "y.csv").exists()
-
-
-def test_where_reads_only_the_columns_it_names(make_job, some_rows):
-    schema = make_plan(make_job(some_rows(1))).schema
-    assert source.Condition("n > 3 and prompt <> ''", schema).columns == ["prompt", "n"]
-    assert source.Condition("COLUMNS(*) > 3", schema).columns == schema.names
-    assert source.Condition('"od""d" > 3', pa.schema([('od"d', pa.int64()), ("x", pa.int64())])).columns == ['od"d']
 
 
 def test_batch_border_inside_a_shard_loses_nothing(make_job, some_rows):
@@ -205,13 +135,3 @@ def test_arrow_and_demo_inputs_have_roots(tmp_path, monkeypatch, some_rows):
     with pytest.raises(InputError, match="the packaged demo prompts are missing"):
         location.files("demo")
     assert location.root("/a/b*/c.parquet") == "/a" and location.root("*.parquet") == "."
-
-
-@given(st.lists(st.text(min_size=1, max_size=3), max_size=60))
-def test_repeated_ids_are_counted_exactly(ids):
-    hashes = source.IdHashes()
-    for start in range(0, len(ids), 7):
-        hashes.add(pa.array(ids[start : start + 7], pa.string()))
-    repeated, extra = hashes.repeated()
-    assert extra == len(ids) - len(set(ids))
-    assert len(repeated) == len({text for text in ids if ids.count(text) > 1})

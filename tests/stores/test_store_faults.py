@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dgbatch.errors import LocationError, StoreFailed
-from dgbatch.runner import store
+from dgbatch.runner import store, store_connection
 from dgbatch.runner.folder import Folder, open_folder
 from dgbatch.runner.store import open_store
 from tests.stores import servers
@@ -105,7 +105,7 @@ def test_a_list_is_whole(folder: Folder, sick: Faulty, kind: str) -> None:
 def test_an_answer_that_does_not_come_is_given_up_and_asked_for_again(
     folder: Folder, sick: Faulty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "REQUEST_S", 0.3)
+    monkeypatch.setattr(store_connection, "REQUEST_S", 0.3)
     store._store.cache_clear()
     hasty = open_folder(folder.path)
     hasty.put("a", b"data")
