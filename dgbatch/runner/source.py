@@ -18,8 +18,8 @@ from dgbatch.runner.location import join, root
 if TYPE_CHECKING:
     import duckdb
 
+    from dgbatch.runner.blocks import InputSpec
     from dgbatch.runner.plan import Shard
-    from dgbatch.runner.spec import InputSpec
 
 POSITION = "__dgbatch_position"
 HASH_ROWS = 1 << 16  # ids hashed in one query
