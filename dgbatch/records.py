@@ -74,6 +74,8 @@ class Completion:
     denoise_steps: int  # over all canvases
     noise_key: int
     revised_tokens: int = 0  # settled as another token than the one first accepted in their place
+    thinking_tokens: int = 0  # of its tokens: those of the thought channel, with what opens and closes it
+    canvas_steps: tuple[int, ...] = ()  # denoising steps of each canvas, in order
     mean_entropy: float = 0.0  # nats a position, when its canvases settled
     queue_s: float = field(default=0.0, compare=False)  # from being pulled to its first pass
     prefill_s: float = field(default=0.0, compare=False)  # to the first denoising step

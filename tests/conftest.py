@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,6 +12,8 @@ from hypothesis import HealthCheck, settings
 # Ray reads these when it is imported, in this process and in the ones it starts.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Where drivers say that they can be scraped: not where a Prometheus of this machine would look for them.
+os.environ.setdefault("DGBATCH_TARGETS", tempfile.mkdtemp(prefix="dgbatch-targets-"))
 
 # No deadline: a shared machine is noisy. Derandomised: a red run is red again.
 settings.register_profile("dgbatch", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

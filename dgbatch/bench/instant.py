@@ -61,6 +61,7 @@ def complete(prompt: Prompt) -> Completion:
         canvases=1,
         denoise_steps=1 + key % 4,
         noise_key=key,
+        canvas_steps=(1 + key % 4,),
     )
 
 

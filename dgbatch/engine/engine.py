@@ -284,6 +284,8 @@ class Engine:
             denoise_steps=sequence.denoise_steps,
             noise_key=sequence.prompt.noise_key,
             revised_tokens=sequence.revised_tokens,
+            thinking_tokens=parsed.thinking_tokens,
+            canvas_steps=tuple(sequence.canvas_steps),
             mean_entropy=sequence.entropy_sum / sequence.canvas,
             queue_s=sequence.started_at - sequence.began_at,
             prefill_s=sequence.denoised_at - sequence.started_at,

@@ -25,6 +25,7 @@ class Sequence:
     step: int = 0  # denoising steps this canvas has had
     still: int = 0  # steps in a row that left the argmax as it was
     denoise_steps: int = 0
+    canvas_steps: list[int] = field(default_factory=list)  # of each canvas that settled
     revised_tokens: int = 0
     entropy_sum: float = 0.0  # of the settled canvases' mean entropies, nats
     finish: FinishReason | None = None
@@ -47,6 +48,7 @@ class Sequence:
     def emit(self, canvas_ids: list[int]) -> None:
         """A canvas settled: take its tokens up to the end of the turn or the token limit."""
         self.canvas += 1
+        self.canvas_steps.append(self.step)
         self.step = self.still = 0
         room = self.settings.max_new_tokens - len(self.token_ids)
         for token in canvas_ids[:room]:

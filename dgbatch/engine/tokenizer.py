@@ -30,6 +30,7 @@ class Parsed:
 
     text: str
     thinking: str | None  # None when the turn has no thought channel
+    thinking_tokens: int = 0  # of the channel, with what opens and closes it
 
 
 class Tokenizer:
@@ -119,7 +120,8 @@ class Tokenizer:
         after = ids[start + 1 :]
         end = after.index(self._channel_end) if self._channel_end in after else len(after)
         thinking = self.decode(after[:end]).removeprefix(THOUGHT)
-        return Parsed(self.decode(ids[:start]) + self.decode(after[end + 1 :]), thinking.strip("\n"))
+        text = self.decode(ids[:start]) + self.decode(after[end + 1 :])
+        return Parsed(text, thinking.strip("\n"), 1 + len(after[: end + 1]))
 
 
 def _content(value: Any) -> str:

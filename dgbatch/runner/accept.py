@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dgbatch.runner.spec import AcceptSpec
+    from dgbatch.runner.blocks import AcceptSpec
 
 
 class Rules:

@@ -15,6 +15,7 @@ from typing import Any
 from dgbatch.errors import OutputError
 from dgbatch.runner.folder import Folder
 from dgbatch.runner.sealed import sealed, unsealed
+from dgbatch.runner.sums import NOTHING, Sums
 
 COMMITS = "_dgbatch/commits"
 EXTENSIONS = {"parquet": ".parquet", "arrow": ".arrow"}
@@ -56,6 +57,7 @@ class Commit:
     span: tuple[int, int] | None = None  # [first, stop) among the shard's selected rows; None: all of them
     round: int = 0  # of retry; its quarantine file takes the place of those of the records in `base`
     base: tuple[str, ...] = ()  # their attempts; nothing in round 0
+    sums: Sums = NOTHING  # over the same rows; nothing in records of older versions
 
     @property
     def name(self) -> str:
@@ -68,7 +70,10 @@ class Commit:
 
     def to_json(self, run: str = "") -> bytes:
         """Readable JSON with its own checksum and its run's fingerprint in it. The same commit gives the same bytes."""
-        body = {**asdict(self), "run": run}
+        body: dict[str, Any] = {name: getattr(self, name) for name in _NAMES}
+        for kind in ("data", "quarantine"):
+            body[kind] = body[kind] and asdict(body[kind])
+        body |= {"sums": self.sums.to_json(), "run": run}
         for name, usual in WHOLE.items():
             if body[name] == usual:
                 del body[name]
@@ -80,13 +85,13 @@ class Commit:
         body = unsealed(data)
         if body.pop("run", None) != run:
             raise ValueError("it belongs to another run")
-        names = {field.name for field in fields(cls)}
         body = {**WHOLE, **body}
-        if body.keys() != names:
-            raise ValueError(f"its keys differ from a commit's: {', '.join(sorted(body.keys() ^ names))}")
+        if body.keys() != set(_NAMES):
+            raise ValueError(f"its keys differ from a commit's: {', '.join(sorted(body.keys() ^ set(_NAMES)))}")
         files = {kind: body[kind] and FileRecord(**body[kind]) for kind in ("data", "quarantine")}
         span = body["span"] and tuple(body["span"])
-        commit = cls(**{**body, **files, "span": span, "base": tuple(body["base"])})
+        sums = Sums.from_json(body["sums"])
+        commit = cls(**{**body, **files, "span": span, "base": tuple(body["base"]), "sums": sums})
         _check_place(commit)
         for kind in ("data", "quarantine"):
             _check_file(commit, kind)
@@ -95,7 +100,8 @@ class Commit:
         return commit
 
 
-WHOLE: dict[str, Any] = {"span": None, "round": 0, "base": ()}  # not written down: most records are such
+WHOLE: dict[str, Any] = {"span": None, "round": 0, "base": (), "sums": {}}  # not written down: most records are such
+_NAMES = tuple(field.name for field in fields(Commit))
 
 
 def part_name(folder: str, index: int, attempt: str, fmt: str) -> str:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from dgbatch.runner.commits import COMMITS, Commit, FileRecord, in_order, read_commit
 from dgbatch.runner.store_uri import is_uri
+from dgbatch.runner.sums import Sums
 
 if TYPE_CHECKING:
     from dgbatch.runner.folder import Folder
@@ -27,7 +28,8 @@ READERS = 16  # of an object store, which answers each in its own time; on a dis
 
 _FILE = pa.struct([("name", pa.string()), ("rows", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string())])
 _KINDS = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "FileRecord | None": _FILE,
-          "tuple[int, int] | None": pa.list_(pa.int64()), "tuple[str, ...]": pa.list_(pa.string())}  # fmt: skip
+          "tuple[int, int] | None": pa.list_(pa.int64()), "tuple[str, ...]": pa.list_(pa.string()),
+          "Sums": pa.string()}  # fmt: skip
 _NAMES = tuple(field.name for field in fields(Commit))
 _SCHEMA = pa.schema([("version", pa.string()), *((field.name, _KINDS[str(field.type)]) for field in fields(Commit))])
 
@@ -55,6 +57,7 @@ def compact(folder: Folder, run: str, commits: Iterable[Commit]) -> None:
     columns: dict[str, list[Any]] = {name: [getattr(commit, name) for commit in kept] for name in _NAMES}
     for kind in ("data", "quarantine"):
         columns[kind] = [file and {name: getattr(file, name) for name in _FILE.names} for file in columns[kind]]
+    columns["sums"] = [sums.packed() for sums in columns["sums"]]
     columns["version"] = [versions[commit.name] for commit in kept]
     table = pa.table(columns, _SCHEMA.with_metadata({"dgbatch.run": run}))
     sink = pa.BufferOutputStream()
@@ -91,6 +94,7 @@ def _compacted(folder: Folder, run: str) -> list[tuple[str, Commit]]:
             columns[kind] = [file and FileRecord(**file) for file in columns[kind]]
         columns["span"] = [span and tuple(span) for span in columns["span"]]
         columns["base"] = [tuple(base) for base in columns["base"]]
+        columns["sums"] = [Sums.unpacked(text) for text in columns["sums"]]
         rows = zip(*(columns[name] for name in _NAMES), strict=True)
         found += zip(columns["version"], (Commit(*row) for row in rows), strict=True)
     return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dgbatch.errors import JobError
 
 if TYPE_CHECKING:
-    from dgbatch.runner.spec import WorkersSpec
+    from dgbatch.runner.blocks import WorkersSpec
 
 
 @dataclass(frozen=True, slots=True)

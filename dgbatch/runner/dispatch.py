@@ -70,6 +70,10 @@ class Dispatch:
     def held(self, worker: str) -> list[Piece]:
         return list(self.running.get(worker, {}).values())
 
+    def is_searched(self, piece: Piece) -> bool:
+        """Whether a row is sought in it that kills its worker."""
+        return piece.key in self.tries and self.tries[piece.key].search.on
+
     def next_for(self, worker: str, rows: int) -> list[Task]:
         """Pieces that cover at least `rows` more rows for this worker."""
         held = self.running.get(worker, {})

@@ -16,6 +16,7 @@ from dgbatch.runner.crew import crew
 from dgbatch.runner.dispatch import Dispatch
 from dgbatch.runner.ledger import Ledger, Tally
 from dgbatch.runner.losses import Losses
+from dgbatch.runner.meter import Meter, Restart
 from dgbatch.runner.model import ENGINE
 from dgbatch.runner.piece import Piece, Place, Task
 from dgbatch.runner.progress import OnProgress
@@ -48,16 +49,18 @@ def run_job(
     drain_s: float = DRAIN_S,
     again: Mapping[int, Again] = MappingProxyType({}),
     ledger: Ledger | None = None,
+    meter: Meter | None = None,
 ) -> None:
     """Commit every shard of the plan that is not committed yet; with `again`, these rounds of retry by shard instead.
 
-    ledger: of this run, where the caller has read it a moment ago.
+    ledger: of this run, where the caller has read it a moment ago. meter: counts what happens, for its metrics.
     Raises RunFailed when shards used up their attempts or after SIGTERM, RunCancelled after Ctrl-C, and what a worker
     could not load as the error it is.
     """
     expected = sum(each.samples for each in again.values()) or plan.expected
     telling = Telling(spec.name, run.path, expected, len(again or plan.shards), on_progress or (lambda progress: None))
-    driver = Driver(spec, plan, run, telling, drain_s, again, run.ledger() if ledger is None else ledger)
+    ledger = run.ledger() if ledger is None else ledger
+    driver = Driver(spec, plan, run, telling, drain_s, again, ledger, meter or Meter(spec, run, ledger))
     if not driver.dispatch.done:
         telling.say(STARTING)
         telling.tell(driver.so_far, [])
@@ -80,8 +83,9 @@ class Driver:
         drain_s: float,
         again: Mapping[int, Again],
         ledger: Ledger,
+        meter: Meter,
     ):
-        self.ledger = ledger
+        self.ledger, self.meter = ledger, meter
         self.spec, self.plan, self.run, self.telling, self.drain_s = spec, plan, run, telling, drain_s
         self.again = again
         if again:
@@ -89,7 +93,7 @@ class Driver:
         else:
             due = [Piece(shard, rows.start, rows.stop) for shard, rows in self.ledger.outstanding()]
             self.dispatch = Dispatch(due, spec.retry.shard_attempts, run.attempts(plan.shards))
-        self.losses = Losses(spec, plan, run, self.dispatch, telling, of_retry=bool(again))
+        self.losses = Losses(spec, plan, run, self.dispatch, telling, meter, of_retry=bool(again))
         self.cuts: dict[str, list[Place]] = {}  # what to ask of a worker next time
         self.stopping_at: float | None = None
         self.looked_at = self.asked_ray_at = 0.0
@@ -114,6 +118,7 @@ class Driver:
         finally:
             actors.dismiss()
             self.losses.keep(time.monotonic(), at_once=True)
+            self.measure(at_once=True)
         if self.stopping_at is not None and not self.dispatch.done:
             done, shards = self.so_far.shards, len(self.again or self.plan.shards)
             if stop.by_sigterm:
@@ -193,7 +198,7 @@ class Driver:
         if report.fatal is not None:
             self.broken(actor, report.fatal)
         elif report.gone:
-            self.losses.worker_left(actor)
+            self.losses.worker_left(actor, preempted=self.stopping_at is None)
             self.dismiss(actor)
         else:
             self.ask(actor)
@@ -223,7 +228,9 @@ class Driver:
 
     def commit(self, actor: Actor, receipt: Commit) -> None:
         receipt = replace(receipt, committed_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
+        started = time.monotonic()
         self.run.commit(receipt, self.ledger)
+        self.meter.committed(receipt, time.monotonic() - started)
         first, stop = receipt.span or (0, None)
         self.dispatch.finished(actor.name, (receipt.shard, first), stop)
         self.losses.came_through(receipt.ok)
@@ -235,15 +242,16 @@ class Driver:
     def broken(self, actor: Actor, fatal: Failure) -> None:
         """The engine of a worker is gone, and its process with it."""
         if actor.report.loaded:
-            self.lost(actor, f"the engine of worker {actor.name} failed: {fatal}", fatal.out_of_memory)
+            why: Restart = "out_of_memory" if fatal.out_of_memory else "engine_failed"
+            self.lost(actor, f"the engine of worker {actor.name} failed: {fatal}", why)
         else:
             raise_for_user(fatal)
-            self.lost(actor, f"worker {actor.name} could not load the checkpoint: {fatal}")
+            self.lost(actor, f"worker {actor.name} could not load the checkpoint: {fatal}", "load_failed")
 
-    def lost(self, actor: Actor, reason: str, out_of_memory: bool = False) -> None:
+    def lost(self, actor: Actor, reason: str, why: Restart = "died") -> None:
         """A worker is gone: its pieces go to others, and `staff` fills its place."""
         self.dismiss(actor)
-        self.losses.worker_lost(actor, reason, out_of_memory)
+        self.losses.worker_lost(actor, reason, why)
         self.losses.check_ratio(self.ledger)
         self.tell()
 
@@ -262,7 +270,7 @@ class Driver:
             limit = self.spec.retry.stall_timeout_s if actor.report.loaded else LOAD_TIMEOUT_S
             if now - actor.moved_at > limit:
                 doing = "made no step" if actor.report.loaded else "was not ready"
-                self.lost(actor, f"worker {actor.name} {doing} for {limit:g} s and was killed")
+                self.lost(actor, f"worker {actor.name} {doing} for {limit:g} s and was killed", "stalled")
 
     def leave_draining_nodes(self) -> None:
         """Workers on nodes that Ray is about to take away begin nothing more, and hand over what they did."""
@@ -296,6 +304,11 @@ class Driver:
 
     def tell(self) -> None:
         self.telling.tell(self.so_far, [actor.report for actor in self.actors])
+        self.measure()
+
+    def measure(self, at_once: bool = False) -> None:
+        left = len(self.again or self.plan.shards) - self.so_far.shards
+        self.meter.look(self.run, self.dispatch, self.actors, left, at_once)
 
 
 def raise_for_user(failure: Failure) -> None:

@@ -10,6 +10,7 @@ RUN = f"{OURS}/run.json"
 PLAN = f"{OURS}/plan.parquet"
 EVENTS = f"{OURS}/events.jsonl"
 ATTEMPTS = f"{OURS}/attempts.json"
+METRICS = f"{OURS}/metrics.prom"  # the last page, once the driver is done
 LOCK = f"{OURS}/lock.json"
 GUARD = f"{OURS}/lock.guard"
 SUCCESS = "_SUCCESS"

@@ -12,8 +12,10 @@ is like a lost attempt: never read, never counted, removed when the run is final
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
+
+from dgbatch.runner.sums import NOTHING, Sums
 
 if TYPE_CHECKING:
     from dgbatch.runner.commits import Commit, FileRecord
@@ -32,6 +34,7 @@ class Tally:
     tokens: int = 0
     canvases: int = 0
     denoise_steps: int = 0
+    sums: Sums = NOTHING
 
     @property
     def rows(self) -> int:
@@ -49,7 +52,6 @@ class Tally:
 
 
 _NAMES = tuple(field.name for field in fields(Tally))
-_SUMS = _NAMES[3:]
 
 
 class Ledger:
@@ -57,6 +59,7 @@ class Ledger:
 
     def __init__(self, shards: Iterable[Shard]):
         self.tally = Tally()
+        self.commits = 0  # records that count
         self._shards = {shard.index: shard for shard in shards}
         self._known: dict[int, tuple[Commit, ...]] = {}  # by shard, in the order they came
         self._counted: dict[int, tuple[Commit, ...]] = {}  # by shard: pieces in the order of their rows, then rounds
@@ -144,11 +147,17 @@ class Ledger:
     def sum_of(self, index: int) -> Tally:
         """Over the records of one shard."""
         commits = self.of_shard(index)
+        last = _last_round(commits)
         return Tally(
-            int(bool(commits) and self.is_done(index)),
-            sum(commit.ok for commit in commits),
-            sum(commit.quarantined for commit in _last_round(commits)),
-            *(sum(getattr(commit, name) for commit in commits) for name in _SUMS),
+            shards=int(bool(commits) and self.is_done(index)),
+            ok=sum(commit.ok for commit in commits),
+            quarantined=sum(commit.quarantined for commit in last),
+            accepted=sum(commit.accepted for commit in commits),
+            prompt_tokens=sum(commit.prompt_tokens for commit in commits),
+            tokens=sum(commit.tokens for commit in commits),
+            canvases=sum(commit.canvases for commit in commits),
+            denoise_steps=sum(commit.denoise_steps for commit in commits),
+            sums=_sums_of(commits, last),
         )
 
     def has_round(self, index: int, number: int) -> bool:
@@ -178,6 +187,7 @@ class Ledger:
         before = self.sum_of(index)
         self._known[index] = commits
         counted = chosen(commits)
+        self.commits += len(counted) - len(self.of_shard(index))
         self._counted[index] = commits if counted == commits else counted  # one tuple for the usual shard, not two
         self.tally = self.tally - before + self.sum_of(index)
 
@@ -212,6 +222,14 @@ def _overlap(one: Commit, other: Commit) -> bool:
 
 def _last_round(commits: Sequence[Commit]) -> tuple[Commit, ...]:
     return tuple(commit for commit in commits if commit.round == commits[-1].round)
+
+
+def _sums_of(commits: tuple[Commit, ...], last: tuple[Commit, ...]) -> Sums:
+    """Over the records of one shard; what is in quarantine is what those of the last round say."""
+    sums = NOTHING
+    for commit in commits:
+        sums += commit.sums if commit in last else replace(commit.sums, quarantined=())
+    return sums
 
 
 def _gaps(commits: Iterable[Commit], rows: int) -> Iterator[range]:

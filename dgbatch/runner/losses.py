@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dgbatch.runner.actors import Actor
     from dgbatch.runner.dispatch import Dispatch
     from dgbatch.runner.ledger import Ledger
+    from dgbatch.runner.meter import Meter, Restart
     from dgbatch.runner.piece import Key, Piece
     from dgbatch.runner.plan import Plan
     from dgbatch.runner.poison import Fate
@@ -34,9 +35,17 @@ class Losses:
     """Obeys dispatch where something went wrong, and keeps what it found for the next submit."""
 
     def __init__(
-        self, spec: JobSpec, plan: Plan, run: Run, dispatch: Dispatch, telling: Telling, of_retry: bool = False
+        self,
+        spec: JobSpec,
+        plan: Plan,
+        run: Run,
+        dispatch: Dispatch,
+        telling: Telling,
+        meter: Meter,
+        of_retry: bool = False,
     ):
         self.spec, self.plan, self.run, self.dispatch, self.telling = spec, plan, run, dispatch, telling
+        self.meter = meter
         self._of_retry = of_retry  # rows then count among those in quarantine, which were counted before
         self.canvases: dict[str, int] = {}  # worker -> in flight at most, since its device ran out of memory
         self._reasons: dict[Key, str] = {}  # why a piece failed last
@@ -52,6 +61,7 @@ class Losses:
     def probed(self) -> None:
         self._idle_deaths = self._search_deaths = 0
         self._unkept = True
+        self.meter.retried("probe")
 
     def piece_failed(self, actor: Actor, failure: Failure) -> None:
         assert failure.place is not None
@@ -59,16 +69,22 @@ class Losses:
         self._reasons[piece.key] = reason = self.spec.hide(str(failure))
         again = self.dispatch.failed(actor.name, failure.place)
         self._unkept = True
+        if again:
+            self.meter.retried("shard_failed")
         self.run.event("shard_failed", shard=piece.shard.index, worker=actor.name, reason=reason, again=again)
         self.telling.say(f"{piece} failed: {reason.partition(': ')[2][:100]}")
 
-    def worker_lost(self, actor: Actor, reason: str, out_of_memory: bool = False) -> None:
+    def worker_lost(self, actor: Actor, reason: str, why: Restart) -> None:
         """A worker is gone, its process killed: its pieces go to others.
 
         Raises RunFailed when workers are lost whatever they do.
         """
         reason = self.spec.hide(reason)  # it goes into attempts.json, and into the quarantine file of a poison row
         held = self.dispatch.held(actor.name)
+        out_of_memory = why == "out_of_memory"
+        searching = len(held) == 1 and self.dispatch.is_searched(held[0])
+        self.meter.restarted(why)
+        self.meter.retried("probe" if searching else "out_of_memory" if out_of_memory else "worker_lost", len(held))
         self._reasons.update((piece.key, reason) for piece in held)
         self._unkept |= bool(held)
         shards = [piece.shard.index for piece in held]
@@ -85,9 +101,12 @@ class Losses:
             if self._idle_deaths >= IDLE_DEATHS:
                 raise RunFailed(f"{IDLE_DEATHS} workers in a row were lost before they did anything: {reason}.")
 
-    def worker_left(self, actor: Actor) -> None:
+    def worker_left(self, actor: Actor, preempted: bool) -> None:
         """A worker did what it was told to: nobody is at fault for what it left."""
         shards = [piece.shard.index for piece in self.dispatch.held(actor.name)]
+        if preempted:  # and not told to by us, because the job ends
+            self.meter.restarted("preempted")
+            self.meter.retried("preempted", len(shards))
         self.dispatch.left(actor.name)
         self.run.event("worker_left", worker=actor.name, shards=shards)
 

@@ -42,6 +42,7 @@ class Progress:
     workers: int = 0  # at work
     elapsed_s: float = 0.0
     note: str = ""  # what is going on when it is not plain work, or what has just happened
+    metrics_url: str = ""  # where the metrics are
 
     @property
     def eta_s(self) -> float | None:

@@ -18,6 +18,7 @@ from dgbatch.errors import DgbatchError, JobError, OutputError, RunFailed
 from dgbatch.runner.again import COLUMNS, Again, Leftover
 from dgbatch.runner.difference import job_difference
 from dgbatch.runner.driver import DRAIN_S, run_job
+from dgbatch.runner.exposure import Exposure
 from dgbatch.runner.ledger import base
 from dgbatch.runner.lock import lock
 from dgbatch.runner.model import ENGINE, describe_model
@@ -78,12 +79,14 @@ def retry(
         if not quarantine(run, codes).due:
             return Retried(run, status_of(run), 0, 0, None, time.monotonic() - started)
         refuse_other_model(run, spec, describe_model(spec, engine, run.info.get("model")))
-        with lock(path):
+        with Exposure(spec, tell) as exposure, lock(path):
             left = quarantine(run, codes)  # nobody else changes it from here on
-            before = run.ledger().tally.ok
-            with reopened(run), told(run, is_new=False):
+            ledger = run.ledger()
+            before = ledger.tally.ok
+            with reopened(run), told(run, is_new=False), exposure.of(run, ledger) as meter:
+                tell = exposure.tell
                 run.event("retrying", rows=left.samples, codes=list(codes))
-                run_job(spec, run.plan, run, tell, engine, drain_s, left.due)
+                run_job(spec, run.plan, run, tell, engine, drain_s, left.due, ledger, meter)
                 run.event("finalizing")
                 tell(Progress("finalizing", spec.name, path, left.samples, left.samples, note="verifying every row"))
                 verification = finish(run, spec)

@@ -20,6 +20,7 @@ from dgbatch.records import Completion
 from dgbatch.runner.commits import FileRecord, part_name
 from dgbatch.runner.folder import Folder
 from dgbatch.runner.schema import Schemas
+from dgbatch.runner.sums import Sums
 
 ROW_GROUP_ROWS = 65_536  # a shard is one row group unless somebody asks for enormous shards
 
@@ -80,6 +81,7 @@ def counts(rows: Sequence[OutputRow], quarantined: Sequence[QuarantinedRow]) -> 
         "tokens": sum(completion.tokens for completion in done),
         "canvases": sum(completion.canvases for completion in done),
         "denoise_steps": sum(completion.denoise_steps for completion in done),
+        "sums": Sums.of(done, (row.error_code for row in quarantined)),
     }
 
 

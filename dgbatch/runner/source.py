@@ -14,8 +14,8 @@ from dgbatch.runner.condition import Condition
 from dgbatch.runner.location import join, root
 
 if TYPE_CHECKING:
+    from dgbatch.runner.blocks import InputSpec
     from dgbatch.runner.plan import Shard
-    from dgbatch.runner.spec import InputSpec
 
 
 def rows(shard: Shard, spec: InputSpec, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:

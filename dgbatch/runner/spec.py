@@ -8,150 +8,38 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError
 
 from dgbatch.errors import DgbatchError, JobError, LocationError
 from dgbatch.runner import job_yaml
-from dgbatch.runner.block import Block, Text
+from dgbatch.runner.block import Block
+from dgbatch.runner.blocks import (
+    AcceptSpec,
+    InputSpec,
+    MetricsSpec,
+    ModelSpec,
+    OutputSpec,
+    PromptSpec,
+    RetrySpec,
+    WorkersSpec,
+)
 from dgbatch.runner.complaints import complaints
 from dgbatch.runner.generation import GenerationSpec
 from dgbatch.runner.overrides import apply_override
 from dgbatch.runner.store_uri import is_uri, parse
 
-if TYPE_CHECKING:
-    pass
-
 DEMO = "demo"  # the packaged prompts as input.path, the packaged checkpoint as model.checkpoint
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-LOCATIONS = (("input", "path"), ("output", "path"), ("output", "duckdb"), ("workers", "address"))  # may hold ${NAME}
+LOCATIONS = (  # may hold ${NAME}
+    ("input", "path"), ("output", "path"), ("output", "duckdb"), ("workers", "address"), ("metrics", "push"),
+)  # fmt: skip
+PATHS = (
+    ("input", "path"), ("output", "path"), ("output", "duckdb"), ("model", "checkpoint"), ("metrics", "textfile"),
+)  # fmt: skip
 SHORTEST_SECRET = 4  # characters; shorter ones stand in any sentence
-
-# repr=False below keeps resolved secrets out of logs and tracebacks.
-
-
-class ModelSpec(Block):
-    """Which checkpoint completes the prompts."""
-
-    checkpoint: Text = Field(description="A folder, a hub id such as google/diffusiongemma-26B-A4B-it, or demo.")
-    revision: Text | None = Field(default=None, description="Git revision of a hub id; main when left out.")
-    dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        default="auto", description="auto is bfloat16 on a GPU and float32 on a CPU."
-    )
-
-
-class InputSpec(Block):
-    """Where the prompts come from."""
-
-    path: Text = Field(
-        repr=False,
-        description="A file, folder or glob of .parquet, .jsonl, .csv or .arrow files, on a disk or at s3://, "
-        "gs://, abfs://; or demo.",
-    )
-    id: Text | None = Field(
-        default=None, description="Column that names each row; (file, row group, row) when left out."
-    )
-    where: Text | None = Field(
-        default=None, description="SQL condition on the columns; rows that fail it are left out."
-    )
-    limit: int | None = Field(default=None, ge=1, description="Take only this many rows, the first ones.")
-
-
-class PromptSpec(Block):
-    """How a row becomes a prompt: a template, or a column that already holds messages."""
-
-    template: Text | None = Field(
-        default=None, description="Jinja text of the user's turn; {{ column }} takes a value."
-    )
-    messages: Text | None = Field(
-        default=None, description="Column with a list of {role, content}, in place of a template."
-    )
-    system: Text | None = Field(default=None, description="Jinja text of the system turn.")
-    thinking: bool = Field(default=False, description="Let the model think before it answers.")
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> PromptSpec:
-        if (self.template is None) == (self.messages is None):
-            had = "has neither" if self.template is None else "has both"
-            raise ValueError(f"{had}. Give either template (text with {{{{ column }}}}) or messages (a column's name).")
-        for name in ("template", "system"):
-            if (text := getattr(self, name)) is not None and not text.strip():
-                raise ValueError(f"{name} is blank. Write the text of the turn.")
-        return self
-
-
-class RuleSpec(Block):
-    """One rule that a completion passes or not."""
-
-    equals: Text = Field(description="Column with the right answer; compared without the spaces around both.")
-
-
-class AcceptSpec(Block):
-    """When a completion counts as accepted."""
-
-    rules: tuple[RuleSpec, ...] = Field(strict=False, min_length=1, description="All of them must hold.")
-
-    @model_validator(mode="after")
-    def _each_once(self) -> AcceptSpec:
-        if len(set(self.rules)) < len(self.rules):
-            raise ValueError("the same rule stands there twice. Remove one.")
-        return self
-
-
-class OutputSpec(Block):
-    """Where the completions go."""
-
-    path: Text = Field(repr=False, description="The run folder, or s3://, gs://, abfs://; made if it is not there.")
-    format: Literal["parquet", "arrow"] = Field(default="parquet", description="Format of the data files.")
-    columns: tuple[Text, ...] = Field(default=(), strict=False, description="Input columns to carry into the output.")
-    metrics: bool = Field(
-        default=False,
-        description="Add revised_tokens, mean_entropy, queue_s, prefill_s and denoise_s to each row. The times differ "
-        "between two runs, so the bytes of the files do too.",
-    )
-    duckdb: Text | None = Field(
-        default=None, repr=False, description="A DuckDB file to write the completions to at the end."
-    )
-
-    @model_validator(mode="after")
-    def _each_once(self) -> OutputSpec:
-        if repeated := sorted({name for name in self.columns if self.columns.count(name) > 1}):
-            raise ValueError(f"columns names {repeated[0]!r} twice. Remove one.")
-        return self
-
-
-class WorkersSpec(Block):
-    """Who does the work. Nothing here changes a completion."""
-
-    count: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        default="auto", description="Workers; auto is one per GPU, or one per CPU core where there is no GPU."
-    )
-    gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
-        default="auto", description="GPUs of each worker; auto is 1 where there are GPUs, else 0."
-    )
-    canvases: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
-        default="auto",
-        description="Canvases in flight in each worker; auto measures which number is best when the worker starts.",
-    )
-    shard_rows: int = Field(
-        default=512, ge=1, le=1_000_000, description="Most rows in a shard: the unit of retry and commit."
-    )
-    address: Text = Field(default="local", repr=False, description="Ray address; local starts Ray on this machine.")
-
-
-class RetrySpec(Block):
-    """When to try again and when to give up."""
-
-    shard_attempts: int = Field(
-        default=3, ge=1, description="Tries of one shard before it is given up, or searched for the row that kills."
-    )
-    max_failed_ratio: float = Field(
-        default=1.0, ge=0, le=1, description="The run fails above this share of quarantined rows."
-    )
-    stall_timeout_s: float = Field(
-        default=300.0, gt=0, description="A worker silent for this many seconds is replaced."
-    )
 
 
 class JobSpec(Block):
@@ -169,6 +57,7 @@ class JobSpec(Block):
     output: OutputSpec = Field(description="Where the completions go.")
     workers: WorkersSpec = Field(default=WorkersSpec(), description="Who does the work.")
     retry: RetrySpec = Field(default=RetrySpec(), description="When to try again and when to give up.")
+    metrics: MetricsSpec = Field(default=MetricsSpec(), description="Where what is measured goes while the job runs.")
 
     _written: dict[tuple[str, str], str] = PrivateAttr(default_factory=dict)  # locations as written, ${NAME} in place
 
@@ -267,6 +156,26 @@ def _check_locations(spec: JobSpec) -> None:
             parse(text, setting)
     if spec.output.duckdb is not None and is_uri(spec.output.duckdb):
         raise LocationError("output.duckdb: a DuckDB file lies on a disk, not in a store. Give a path.")
+    if spec.metrics.textfile is not None and is_uri(spec.metrics.textfile):
+        raise LocationError("metrics.textfile: node_exporter reads a disk, not a store. Give a path.")
+    if spec.metrics.push is not None:
+        _check_push(spec.metrics.push, spec._written.get(("metrics", "push"), spec.metrics.push))
+
+
+def _check_push(url: str, written: str) -> None:
+    """LocationError for what is no URL of a gateway, or has a password in it as it is written."""
+    try:
+        parts, as_written = urlsplit(url), urlsplit(written)
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_http = False
+    if not is_http or parts.query or parts.fragment:
+        raise LocationError("metrics.push: it takes the URL of a Pushgateway, such as http://gateway:9091.")
+    if as_written.password is not None and not VARIABLE.fullmatch(as_written.password):
+        raise LocationError(
+            "metrics.push: a password stands in the URL, and would stand in run.json. Write ${NAME} in its place and "
+            "put it into the environment."
+        )
 
 
 def _expand(text: str, source: str, path: str, must_expand: bool) -> str:
@@ -284,7 +193,13 @@ def _expand(text: str, source: str, path: str, must_expand: bool) -> str:
 
 def _absolute(data: dict[str, Any], folder: Path) -> None:
     """Make each relative path absolute, from the job file's folder."""
-    for block, key in (("input", "path"), ("output", "path"), ("output", "duckdb"), ("model", "checkpoint")):
+    for block, key in (
+        ("input", "path"),
+        ("output", "path"),
+        ("output", "duckdb"),
+        ("model", "checkpoint"),
+        ("metrics", "textfile"),
+    ):
         inside = data.get(block)
         text = inside.get(key) if isinstance(inside, dict) else None
         if not isinstance(inside, dict) or not isinstance(text, str) or not text or "://" in text:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +15,7 @@ from dgbatch.errors import CheckpointError, DgbatchError, OutputError, RunCancel
 from dgbatch.runner.catalog import check_duckdb, holds_run, write_duckdb
 from dgbatch.runner.difference import model_difference
 from dgbatch.runner.driver import DRAIN_S, run_job
+from dgbatch.runner.exposure import Exposure
 from dgbatch.runner.fingerprint import fingerprint
 from dgbatch.runner.folder import open_folder
 from dgbatch.runner.layout import ATTEMPTS, EVENTS, PLAN, RUN, SUCCESS
@@ -31,8 +30,7 @@ from dgbatch.runner.spec import JobSpec, hiding_secrets, load_job
 from dgbatch.runner.status import Status, status_of
 from dgbatch.runner.stop_signals import ended_by_sigterm
 from dgbatch.runner.verify import Verification, verify
-
-PACKAGES = ("dgbatch", "ray", "pyarrow", "duckdb", "torch", "triton", "tokenizers", "safetensors")
+from dgbatch.runner.versions import versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +77,13 @@ def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s
     model = describe_model(spec, engine, known)  # before anything is written: a wrong checkpoint leaves nothing behind
     if spec.output.duckdb:
         check_duckdb(spec.output.duckdb, fingerprint(spec, plan), columns)
-    with lock(path):
+    with Exposure(spec, tell) as exposure, lock(path):
         run, is_new = open_or_create(path, spec, plan, model)
         ledger = run.ledger()
         rows_before = ledger.tally.rows
-        with told(run, is_new):
-            run_job(spec, plan, run, tell, engine, drain_s, ledger=ledger)
+        with told(run, is_new), exposure.of(run, ledger) as meter:
+            tell = exposure.tell
+            run_job(spec, plan, run, tell, engine, drain_s, ledger=ledger, meter=meter)
             run.event("finalizing")
             tell(
                 Progress(
@@ -227,14 +226,3 @@ def finish(run: Run, spec: JobSpec) -> Verification:
     run.event("completed")
     run.finalise()
     return verification
-
-
-def versions() -> dict[str, str]:
-    """Of what decides tokens and files, for run.json."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -39,6 +39,7 @@ def completion(row_id: str = "r0", sample: int = 0, seed: int = 0, text: str = "
         canvases=1,
         denoise_steps=3,
         noise_key=noise_key(seed, row_id, sample),
+        canvas_steps=(3,),
     )
 
 

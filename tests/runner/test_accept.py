@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgbatch.runner.accept import Rules
-from dgbatch.runner.spec import AcceptSpec
+from dgbatch.runner.blocks import AcceptSpec
 
 
 def rules(*columns: str) -> Rules:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from dgbatch.errors import JobError
+from dgbatch.runner.blocks import WorkersSpec
 from dgbatch.runner.crew import Crew, crew
-from dgbatch.runner.spec import WorkersSpec
 
 
 def test_machine_without_gpu_gets_a_worker_per_core_with_one_thread():

@@ -130,9 +130,13 @@ def test_a_null_where_none_is_declared_is_our_mistake(tmp_path: Path, declared: 
 
 def test_counts_are_sums_over_the_rows() -> None:
     bad = QuarantinedRow("r5", 0, "x", "y", 1, ROW)
-    assert counts([output("a"), output("b", passed=False), output("c")], [bad]) == {
+    counted = counts([output("a"), output("b", passed=False), output("c")], [bad])
+    sums = counted.pop("sums")
+    assert counted == {
         "ok": 3, "quarantined": 1, "accepted": 2, "prompt_tokens": 21, "tokens": 6, "canvases": 3, "denoise_steps": 9,
     }  # fmt: skip
+    assert sums.quarantined == (("x", 1),)
+    assert (sums.steps_per_canvas.count, sums.steps_per_canvas.sum) == (3, 9)
     assert not OutputRow(completion(), 1, None, {}).accepted
 
 
