@@ -57,6 +57,34 @@ class Prompt:
     noise_key: int  # unsigned 64 bit; every random number of this sample follows from it
     thinking: bool = False
     generation: Generation = Generation()
+    film: bool = False  # whether to keep what its canvases look like after each step; changes no token
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A canvas right after one of its denoising steps, by position."""
+
+    tokens: tuple[int, ...]  # what the next step sees: the token drawn where it was accepted, fresh noise elsewhere
+    accepted: tuple[bool, ...]
+    argmax: tuple[int, ...]  # the text, should the canvas settle now
+    entropy: tuple[int, ...]  # of what the model believes, in 1/32 of a nat
+
+
+@dataclass(frozen=True, slots=True)
+class CanvasFilm:
+    """One canvas from noise to text."""
+
+    noise: tuple[int, ...]  # the tokens that its first step saw
+    frames: tuple[Frame, ...]  # one per step; the argmax of the last one is the text
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """What the canvases of one completion looked like, step by step."""
+
+    canvases: tuple[CanvasFilm, ...]  # the first ones, where there are many
+    pieces: Mapping[int, str]  # the text of each token that is in a frame
+    special: frozenset[int]  # those of them that are no text, such as the end of a turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +108,7 @@ class Completion:
     queue_s: float = field(default=0.0, compare=False)  # from being pulled to its first pass
     prefill_s: float = field(default=0.0, compare=False)  # to the first denoising step
     denoise_s: float = field(default=0.0, compare=False)  # to the end
+    film: Film | None = field(default=None, compare=False)  # where the prompt asked for it
 
     @property
     def tokens(self) -> int:

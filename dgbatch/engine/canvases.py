@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbatch.engine import noise, sampler
+from dgbatch.engine import film, noise, sampler
 from dgbatch.engine.model.transformer import Transformer
 from dgbatch.engine.sampler import Belief
 from dgbatch.engine.sequence import Sequence
@@ -35,6 +35,8 @@ class Canvases:
         self.tokens = torch.zeros(slots, length, dtype=torch.int64, device=device)
         self.argmax = torch.full_like(self.tokens, -1)
         self.first_accepted = torch.full_like(self.tokens, -1)
+        self.accepted = torch.zeros_like(self.tokens, dtype=torch.bool)
+        self.entropy = torch.zeros(slots, length, device=device)
         self.soft = torch.zeros(slots, length, hidden, dtype=model.embedding.dtype, device=device)
         self._fresh = torch.zeros(slots, NOISE_STEPS + 1, length, dtype=torch.int64, device=device)
         self._level = torch.zeros(slots, NOISE_STEPS + 1, length, device=device)
@@ -50,6 +52,7 @@ class Canvases:
         self.argmax[slots] = -1
         self.first_accepted[slots] = -1
         self.soft[slots] = 0
+        film.shoot_noise(self, sequences)
 
     def step(self, sequences: Many[Sequence], logits: Tensor) -> list[Outcome]:
         """One denoising decision for each. logits: (batch, padded canvas, vocab) float32, softcapped."""
@@ -79,7 +82,10 @@ class Canvases:
         self.first_accepted[slots] = torch.where(decision.accepted & (first < 0), drawn, first)
         self.tokens[slots] = decision.next_canvas
         self.argmax[slots] = decision.argmax
+        self.accepted[slots] = decision.accepted
+        self.entropy[slots] = belief.entropy
         self.soft[slots] = soft
+        film.shoot(self, sequences)
         # one transfer for both
         told = torch.stack([unchanged.float(), decision.mean_entropy]).tolist()
         return [Outcome(bool(still), entropy) for still, entropy in zip(*told, strict=True)]

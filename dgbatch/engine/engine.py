@@ -16,6 +16,7 @@ from dgbatch.engine.calibration import SIZES, knee, made_up_steps, measure
 from dgbatch.engine.canvases import Canvases
 from dgbatch.engine.checkpoint import checksum, resolve
 from dgbatch.engine.device import pick_device, pick_dtype
+from dgbatch.engine.film import film_of
 from dgbatch.engine.generation_config import read_generation_config
 from dgbatch.engine.intake import Intake, Source
 from dgbatch.engine.kv_cache import KVCache
@@ -290,6 +291,7 @@ class Engine:
             queue_s=sequence.started_at - sequence.began_at,
             prefill_s=sequence.denoised_at - sequence.started_at,
             denoise_s=sequence.ended_at - sequence.denoised_at,
+            film=film_of(sequence, self.tokenizer),
         )
 
     @contextmanager

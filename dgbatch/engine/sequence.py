@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from dgbatch.engine.pages import Chunk, Lease
-from dgbatch.records import FinishReason, Prompt, Settings
+from dgbatch.records import FinishReason, Frame, Prompt, Settings
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +29,8 @@ class Sequence:
     revised_tokens: int = 0
     entropy_sum: float = 0.0  # of the settled canvases' mean entropies, nats
     finish: FinishReason | None = None
+    noise: list[tuple[int, ...]] = field(default_factory=list)  # of each canvas, where the prompt is filmed
+    frames: list[list[Frame]] = field(default_factory=list)  # by canvas and step
     began_at: float = 0.0  # seconds of a monotonic clock: pulled, first tile, first denoising step
     started_at: float = 0.0
     denoised_at: float = 0.0

@@ -40,6 +40,8 @@ class Tokenizer:
         self._tokenizer = tokenizer
         self._template = template
         self._special = special
+        added = tokenizer.get_added_tokens_decoder()
+        self.special_ids = frozenset(id for id, token in added.items() if token.special)
         self._channel_start = tokenizer.token_to_id(CHANNEL_START)
         self._channel_end = tokenizer.token_to_id(CHANNEL_END)
 
@@ -66,9 +68,7 @@ class Tokenizer:
     def never_emitted(self, end_ids: Collection[int]) -> list[int]:
         """Special tokens that are no text: all but those that end a turn or enclose its thinking."""
         kept = {*end_ids, self._channel_start, self._channel_end}
-        return [
-            id for id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special and id not in kept
-        ]
+        return [id for id in sorted(self.special_ids) if id not in kept]
 
     def render(self, messages: Sequence[Message], thinking: bool) -> str:
         """The prompt's text, up to where the model begins to write. Raises RowError when the template refuses."""
@@ -107,6 +107,11 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def piece(self, id: int) -> str:
+        """The text of one token, special or not; a byte of a longer character, and an id of no token, by its name."""
+        text = self._tokenizer.decode([id], skip_special_tokens=False)
+        return text if text and "\ufffd" not in text else self._tokenizer.id_to_token(id) or f"<{id}>"
 
     def parse(self, ids: Sequence[int]) -> Parsed:
         """Split a generated turn into its thought channel and its answer.

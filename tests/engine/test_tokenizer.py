@@ -89,6 +89,24 @@ def test_special_tokens_are_left_out_of_decoded_text(tokenizer: Tokenizer) -> No
     assert tokenizer.decode([*ids("ab"), tiny.EOS, 0, *ids("c")]) == "abc"
 
 
+def test_a_piece_is_the_text_of_one_token_and_a_byte_or_no_token_has_a_name(tmp_path: Path) -> None:
+    tiny.write_tokenizer(tmp_path)
+    raw = json.loads((tmp_path / "tokenizer.json").read_text())
+    raw["model"]["vocab"] |= {"▁the": 90, "<0xE2>": 91}
+    raw["decoder"] = {
+        "type": "Sequence",
+        "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"},
+            {"type": "Fuse"},
+        ],
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert [tokenizer.piece(id) for id in (90, 91, tiny.TURN_END, 5000)] == [" the", "<0xE2>", "<turn|>", "<5000>"]
+    assert tokenizer.special_ids == {tiny.VOCABULARY[token] for token in tiny.SPECIAL}
+
+
 def test_a_turn_without_a_channel_is_all_answer(tokenizer: Tokenizer) -> None:
     assert tokenizer.parse(ids("the answer")) == Parsed("the answer", None)
     assert tokenizer.parse([]) == Parsed("", None)
