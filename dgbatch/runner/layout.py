@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from dgbatch.errors import OutputError
-from dgbatch.runner.folder import is_partial, open_folder
+from dgbatch.runner.folder import Folder, is_partial, open_folder
 
 OURS = "_dgbatch"
 RUN = f"{OURS}/run.json"
@@ -31,6 +33,23 @@ def refuse_foreign(path: str) -> None:
         raise OutputError(
             f"output.path: {path} holds files of somebody else: {shown}. Choose an empty or a new folder."
         )
+
+
+def withdraw(folder: Folder) -> None:
+    """Leave nothing of a run that was made and refused before its first commit; the lock on it stays its owner's."""
+    folder.delete(RUN)
+    for name in list(_below(folder, OURS)):
+        if name not in (LOCK, GUARD):
+            folder.delete(name)
+
+
+def _below(folder: Folder, where: str) -> Iterator[str]:
+    for entry in folder.entries(where):
+        name = f"{where}/{entry}"
+        if entry.endswith("/"):
+            yield from _below(folder, name.rstrip("/"))
+        else:
+            yield name
 
 
 def _may_be_before(name: str) -> bool:

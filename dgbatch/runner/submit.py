@@ -18,7 +18,7 @@ from dgbatch.runner.driver import DRAIN_S, run_job
 from dgbatch.runner.exposure import Exposure
 from dgbatch.runner.fingerprint import fingerprint
 from dgbatch.runner.folder import open_folder
-from dgbatch.runner.layout import ATTEMPTS, EVENTS, PLAN, RUN, SUCCESS
+from dgbatch.runner.layout import RUN, SUCCESS, withdraw
 from dgbatch.runner.lock import lock
 from dgbatch.runner.model import ENGINE, describe_model
 from dgbatch.runner.outlook import differences
@@ -207,8 +207,7 @@ def told(run: Run, is_new: bool) -> Iterator[None]:
         raise RunCancelled(f"{run.path}: interrupted.") from None
     except DgbatchError as error:
         if is_new and error.exit_code == 2 and not run.commits():
-            for name in (RUN, EVENTS, ATTEMPTS, PLAN):
-                run.folder.delete(name)
+            withdraw(run.folder)
         else:
             run.event("failed", reason=str(error))
         raise
