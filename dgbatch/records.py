@@ -178,4 +178,9 @@ class EngineStats:
     shared_tokens: int = 0  # of prompts, found in the prefix cache instead of being computed
     cut_tokens: int = 0  # denoised and thrown away: past the end of the turn, a limit or a stop string
     peak_bytes: int = 0  # of device memory; of the process on a CPU
-    seconds: dict[str, float] = field(default_factory=dict)  # by phase: tokenize, forward, sample, idle
+    steps: int = 0  # of all canvases in flight together
+    canvas_tiles: int = 0  # canvases in those steps: denoising steps, of canvases that have not settled too
+    prefix_tokens: int = 0  # that they saw before themselves
+    floor_s: float = 0.0  # the least those steps could have taken; 0 where nobody knows
+    # By phase: load, tokenize, prefill, denoise, sample, wait_input, wait_output. Every second is in one of them.
+    seconds: dict[str, float] = field(default_factory=dict)

@@ -85,7 +85,7 @@ class Shape:
         parts = (self.expert_weights, self.dense_weights, self.conditioning_weights, self.projection_weights)
         return sum(parts) + self.embedding_weights
 
-    def expert_coverage(self, tokens: int) -> float:
+    def expert_coverage(self, tokens: float) -> float:
         """The share of experts that at least one of so many tokens chooses, when each is as likely as the other."""
         return 1 - (1 - self.chosen / self.experts) ** tokens
 
@@ -144,8 +144,16 @@ DIFFUSIONGEMMA_26B = Shape(
 )
 
 
-def denoise(shape: Shape, device: Device, form: str, canvases: int, prefix: int) -> dict[str, Cost]:
-    """One denoising step of canvases that each see `prefix` tokens and themselves, with self-conditioning."""
+def known(name: str, form: str) -> Device | None:
+    """The device that calls itself by this name, such as NVIDIA H200, where its limits in this format are known."""
+    return next((one for one in DEVICES if one.name in name and form in one.flops_per_s), None)
+
+
+def denoise(shape: Shape, device: Device, form: str, canvases: float, prefix: float) -> dict[str, Cost]:
+    """One denoising step of canvases that each see `prefix` tokens and themselves, with self-conditioning.
+
+    Fractions are means over many steps.
+    """
     tokens = canvases * shape.canvas
     body = _body(shape, device, form, tokens, canvases, prefix, shape.canvas)
     wide = FORMATS[form].wide_bytes
@@ -205,7 +213,7 @@ def autoregressive_wins_from(
 
 
 def _body(
-    shape: Shape, device: Device, form: str, tokens: int, sequences: int, prefix: int, own: int
+    shape: Shape, device: Device, form: str, tokens: float, sequences: float, prefix: float, own: int
 ) -> dict[str, Cost]:
     """The layers. Each sequence reads its prefix and its `own` new keys."""
     stored = FORMATS[form].weight_bytes

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from statistics import median
 
 import torch
 
 from dgbatch.bench.continuous import with_canvases
 from dgbatch.engine.engine import Engine
+from dgbatch.engine.limits import copy_bytes_per_s, gemm_flops_per_s
 from dgbatch.errors import BenchError
 from dgbatch.records import Generation, Prompt
-from dgbatch.roofline import Device, Shape
+from dgbatch.roofline import FORMATS, Device, Shape
 
-GEMM_SIZE = {"cpu": 1024, "cuda": 8192}
-TRIES = 7
+TRIES, LEAST_S = 7, 0.02
 STEPS = (4, 20)  # a run of each; the time between them is that of 16 steps
-NAMES = {torch.float32: "float32", torch.bfloat16: "bf16"}
 
 
 def here(engine: Engine) -> tuple[Device, str]:
@@ -25,17 +23,12 @@ def here(engine: Engine) -> tuple[Device, str]:
 
     The copy is as large as the weights: what a cache can keep of them comes out as fast as it is.
     """
-    form = NAMES.get(engine.dtype)
-    if form is None:
-        raise BenchError(f"no roofline for {engine.dtype}: the formats known are {', '.join(NAMES.values())}")
-    size = GEMM_SIZE[engine.device.type]
-    left, right = (torch.randn(size, size, device=engine.device, dtype=engine.dtype) for _ in range(2))
-    gemm_s = _best_s(lambda: left @ right, engine.device)
-    weights = torch.empty(Shape.of(engine.model.config).weights, device=engine.device, dtype=engine.dtype).zero_()
-    copy = torch.empty_like(weights)
-    copy_s = _best_s(lambda: copy.copy_(weights), engine.device)
-    moved = 2 * weights.numel() * weights.element_size()  # read and written
-    return Device("here", moved / copy_s, {form: 2 * size**3 / gemm_s}), form
+    form = engine.format
+    if form not in FORMATS:
+        raise BenchError(f"no roofline for {form}: the formats known are {', '.join(FORMATS)}")
+    weights = Shape.of(engine.model.config).weights
+    moved = copy_bytes_per_s(engine.device, engine.dtype, weights, TRIES, LEAST_S)
+    return Device("here", moved, {form: gemm_flops_per_s(engine.device, engine.dtype, TRIES, LEAST_S)}), form
 
 
 @torch.inference_mode()
@@ -79,26 +72,3 @@ def text_of(engine: Engine, tokens: int) -> tuple[str, int]:
         raise BenchError(f"--prefix {tokens}: the chat template alone has {least} tokens")
     text = text[:low] + "0"
     return text, len(engine.tokenizer.encode_chat(({"role": "user", "content": text},)))
-
-
-def _best_s(work: Callable[[], object], device: torch.device) -> float:
-    """The fastest of a few tries, each long enough for a clock."""
-    rounds, best = 1, 0.0
-    while best < 0.02:
-        best = min(_timed(work, rounds, device) for _ in range(TRIES))
-        rounds *= 2
-    return best / (rounds // 2)
-
-
-def _timed(work: Callable[[], object], rounds: int, device: torch.device) -> float:
-    _wait(device)
-    start = time.perf_counter()
-    for _ in range(rounds):
-        work()
-    _wait(device)
-    return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -20,13 +19,16 @@ from dgbatch.engine.film import film_of
 from dgbatch.engine.generation_config import read_generation_config
 from dgbatch.engine.intake import Intake, Source
 from dgbatch.engine.kv_cache import KVCache
+from dgbatch.engine.limits import ceilings
 from dgbatch.engine.memory import count_pages, default_budget, holds_all, peak_bytes
 from dgbatch.engine.model.transformer import Transformer
 from dgbatch.engine.pages import Pages
 from dgbatch.engine.passes import Passes
-from dgbatch.engine.scheduler import Scheduler, Tile
+from dgbatch.engine.phases import Phases
+from dgbatch.engine.scheduler import Scheduler, Tile, prefill_ratio
 from dgbatch.engine.sequence import Sequence, chunks_of
 from dgbatch.engine.steps import Steps
+from dgbatch.engine.stop_strings import cut_at_stop
 from dgbatch.engine.tokenizer import Tokenizer
 from dgbatch.engine.weights import load_transformer
 from dgbatch.errors import CheckpointError, RowError
@@ -56,7 +58,8 @@ class Engine:
         )
         self.device = model.embedding.device
         self.dtype = model.embedding.dtype
-        self.stats = EngineStats()
+        self.phases = Phases(self.device)
+        self.stats = EngineStats(seconds=self.phases.seconds)
         self.model_checksum = ""
         self.curve: list[CurvePoint] = []  # where canvases were left to the engine: what it measured
         if config.canvases is None:
@@ -95,6 +98,7 @@ class Engine:
         cls, checkpoint: str, config: EngineConfig, revision: str | None = None, local_only: bool = False
     ) -> Engine:
         """A checkpoint folder, hub id or "demo" -> a ready engine. Raises CheckpointError."""
+        start = time.perf_counter()
         if config.threads:
             torch.set_num_threads(config.threads)
         folder = resolve(checkpoint, revision, local_only)
@@ -109,12 +113,22 @@ class Engine:
             )
         engine = cls(model, tokenizer, config, defaults, end_ids)
         engine.model_checksum = checksum(folder)
+        engine.phases.seconds["load"] = time.perf_counter() - start
         return engine
 
     @property
     def device_name(self) -> str:
         """For people and records: the GPU's name, or cpu."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
+    @property
+    def format(self) -> str:
+        """Of its weights, as roofline.py names it."""
+        return {torch.bfloat16: "bf16"}.get(self.dtype, str(self.dtype).removeprefix("torch."))
+
+    def ceilings(self) -> tuple[float, float]:
+        """Bytes and operations a second that this device reaches in the engine's dtype, measured in a moment."""
+        return ceilings(self.model, self.dtype)
 
     @torch.inference_mode()
     def generate(self, prompts: Iterable[Prompt | None]) -> Iterator[Completion | Rejection]:
@@ -141,7 +155,9 @@ class Engine:
                 # the device is at work: what the host has to do goes here
                 self._pull(source, scheduler, self.in_flight - len(scheduler.waiting), results)
                 while results:
-                    yield self._told(results.popleft())
+                    result = self._told(results.popleft())
+                    with self.phases.of("wait_output"):
+                        yield result
                 settled = self._finish()
                 self._settle(settled)
                 for sequence in settled:
@@ -190,12 +206,12 @@ class Engine:
     def _pull(self, source: Source, scheduler: Scheduler, count: int, results: deque[Sequence | Rejection]) -> None:
         """Take up to `count` prompts and make them ready to be admitted, or reject them."""
         while count > 0:
-            with self._phase("idle" if scheduler.idle else "tokenize"):
+            with self.phases.of("wait_input" if scheduler.idle else "tokenize"):
                 prompt = source.next()
             if prompt is None:
                 return
             try:
-                with self._phase("tokenize"):
+                with self.phases.of("tokenize"):
                     sequence = self.intake.sequence(prompt, scheduler, self.pages)
                 scheduler.waiting.append(sequence)
                 self.stats.prompts += 1
@@ -214,16 +230,19 @@ class Engine:
 
     def _start(self, tiles: list[Tile]) -> None:
         now = time.perf_counter()
-        for tile in tiles:
-            if not tile.causal:
-                tile.sequence.denoised_at = tile.sequence.denoised_at or now
-        with self._phase("forward"):
+        canvases = [tile for tile in tiles if not tile.causal]
+        for tile in canvases:
+            tile.sequence.denoised_at = tile.sequence.denoised_at or now
+        with self.phases.launching(prefill_ratio(tiles)):
             self.stats.passes += self.steps.start(tiles)
         self.stats.tiles += len(tiles)
+        self.stats.steps += bool(canvases)
+        self.stats.canvas_tiles += len(canvases)
+        self.stats.prefix_tokens += sum(tile.start for tile in canvases)
 
     def _finish(self) -> list[Sequence]:
         """The decisions about the canvases of the step that was started; returns those whose canvas settled."""
-        with self._phase("sample"):
+        with self.phases.deciding():
             decided = self.steps.finish()
         settled = []
         for sequence, outcome in decided:
@@ -241,7 +260,7 @@ class Engine:
             self.stats.denoise_steps += sequence.step
             self.stats.canvases += 1
             sequence.emit(ids)
-            self._stop_strings(sequence)
+            cut_at_stop(sequence, self.tokenizer)
             emitted = len(sequence.token_ids) - before
             sequence.revised_tokens += sum(was not in (-1, now) for was, now in zip(first, ids[:emitted], strict=False))
             self.stats.cut_tokens += len(ids) - emitted
@@ -249,22 +268,11 @@ class Engine:
                 sequence.pending.append(tuple(ids))
         self.canvases.lay([sequence for sequence in sequences if not sequence.finish])
 
-    def _stop_strings(self, sequence: Sequence) -> None:
-        """Cut a sequence after the first token that completes one of its stop strings."""
-        if not any(stop in self.tokenizer.parse(sequence.answer_ids).text for stop in sequence.settings.stop):
-            return
-        low, high = 1, len(sequence.answer_ids)
-        while low < high:
-            middle = (low + high) // 2
-            text = self.tokenizer.parse(sequence.answer_ids[:middle]).text
-            low, high = (low, middle) if any(stop in text for stop in sequence.settings.stop) else (middle + 1, high)
-        sequence.stop_at(low)
-
     def _told(self, result: Sequence | Rejection) -> Completion | Rejection:
         return self._completion(result) if isinstance(result, Sequence) else result
 
     def _completion(self, sequence: Sequence) -> Completion:
-        with self._phase("tokenize"):
+        with self.phases.of("tokenize"):
             parsed = self.tokenizer.parse(sequence.answer_ids)
         text = parsed.text
         if sequence.finish == "stop":
@@ -293,9 +301,3 @@ class Engine:
             denoise_s=sequence.ended_at - sequence.denoised_at,
             film=film_of(sequence, self.tokenizer),
         )
-
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.stats.seconds[name] = self.stats.seconds.get(name, 0.0) + time.perf_counter() - start

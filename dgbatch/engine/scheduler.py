@@ -8,6 +8,7 @@ tiles a pass, beside the canvases of the others.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from dgbatch.engine.pages import Chunk, Pages, View
@@ -29,6 +30,12 @@ class Tile:
     @property
     def causal(self) -> bool:
         return bool(self.chunk)
+
+
+def prefill_ratio(tiles: Collection[Tile]) -> float:
+    """The share of rows that encode clean text."""
+    causal = sum(tile.rows for tile in tiles if tile.causal)
+    return causal / sum(tile.rows for tile in tiles) if causal else 0.0
 
 
 class Scheduler:

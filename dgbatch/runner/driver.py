@@ -9,8 +9,7 @@ from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from dgbatch import errors
-from dgbatch.errors import DgbatchError, OutputError, RunCancelled, RunFailed
+from dgbatch.errors import RunCancelled, RunFailed
 from dgbatch.runner.actors import Actor, Actors
 from dgbatch.runner.crew import crew
 from dgbatch.runner.dispatch import Dispatch
@@ -24,6 +23,7 @@ from dgbatch.runner.ray_session import ray_session
 from dgbatch.runner.stop_signals import StopSignals
 from dgbatch.runner.telling import Telling
 from dgbatch.runner.watchdog import STARTING
+from dgbatch.runner.welcome import welcome
 
 if TYPE_CHECKING:
     from dgbatch.runner.again import Again
@@ -97,7 +97,6 @@ class Driver:
         self.cuts: dict[str, list[Place]] = {}  # what to ask of a worker next time
         self.stopping_at: float | None = None
         self.looked_at = self.asked_ray_at = 0.0
-        self.checksum: str | None = run.info.get("model", {}).get("checksum")
         self.losses.check_ratio(self.ledger)
 
     def work(self, actors: Actors, stop: StopSignals) -> None:
@@ -209,21 +208,8 @@ class Driver:
             self.event("shard_cut", shard=place[0], first=place[1], stop=at, worker=actor.name)
 
     def greet(self, actor: Actor, report: Report) -> None:
-        """The first report of a loaded worker: all workers of a run must have the very same model."""
-        if self.checksum and report.model_checksum != self.checksum:
-            raise OutputError(
-                f"{self.run.path}: this run was started with a checkpoint of checksum {self.checksum[:12]}, and worker "
-                f"{actor.name} found {report.model_checksum[:12]} at {self.spec.model.checkpoint}. Put the old files "
-                "back, or start anew with --new-run."
-            )
-        if not self.checksum:
-            self.run.note_model(report.model_checksum)
-        self.checksum = report.model_checksum
-        if report.device not in self.run.canvases:
-            self.run.note_canvases(report.device, report.canvases, report.curve)
-        self.event(
-            "worker_ready", worker=actor.name, where=report.where, device=report.device, canvases=report.canvases
-        )
+        """The first report of a loaded worker."""
+        welcome(self.run, self.spec, actor.name, report)
         self.telling.quiet(at_once=True)
 
     def commit(self, actor: Actor, receipt: Commit) -> None:
@@ -245,7 +231,7 @@ class Driver:
             why: Restart = "out_of_memory" if fatal.out_of_memory else "engine_failed"
             self.lost(actor, f"the engine of worker {actor.name} failed: {fatal}", why)
         else:
-            raise_for_user(fatal)
+            fatal.raise_for_user()
             self.lost(actor, f"worker {actor.name} could not load the checkpoint: {fatal}", "load_failed")
 
     def lost(self, actor: Actor, reason: str, why: Restart = "died") -> None:
@@ -309,10 +295,3 @@ class Driver:
     def measure(self, at_once: bool = False) -> None:
         left = len(self.again or self.plan.shards) - self.so_far.shards
         self.meter.look(self.run, self.dispatch, self.actors, left, at_once)
-
-
-def raise_for_user(failure: Failure) -> None:
-    """What a worker could not load, as the error it is, when it is one that people can mend."""
-    kind = getattr(errors, failure.kind, None)
-    if isinstance(kind, type) and issubclass(kind, DgbatchError):
-        raise kind(failure.message)

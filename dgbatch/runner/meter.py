@@ -19,6 +19,7 @@ from dgbatch.runner.sums import Histogram
 from dgbatch.runner.versions import versions
 
 if TYPE_CHECKING:
+    from dgbatch.records import EngineStats
     from dgbatch.runner.actors import Actor
     from dgbatch.runner.commits import Commit
     from dgbatch.runner.dispatch import Dispatch
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 Retry = Literal["shard_failed", "worker_lost", "out_of_memory", "preempted", "probe"]
 Restart = Literal["died", "stalled", "engine_failed", "out_of_memory", "load_failed", "preempted"]
 LOOK_S = 0.25  # between two moments
+STEP = ("denoise", "sample")  # phases of a denoising step
 WINDOW_S = 10.0  # what the ratios of a worker are taken over
 
 
@@ -138,7 +140,12 @@ class Meter:
         recent = self._recent.setdefault(actor.name, Recent())
         recent.add(now, report)
         return WorkerMoment(
-            actor.name, _state(actor, holds), report.stats, report.canvases, recent.occupancy(report.canvases)
+            actor.name,
+            _state(actor, holds),
+            report.stats,
+            report.canvases,
+            recent.occupancy(report.canvases),
+            recent.roofline,
         )
 
 
@@ -146,20 +153,28 @@ class Recent:
     """The last seconds of one worker: running totals, and what they grew by."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int, int]] = deque()  # when, passes, tiles
+        self._seen: deque[tuple[float, EngineStats]] = deque()
 
     def add(self, now: float, report: Report) -> None:
-        stats = report.stats
-        if self._seen and stats.passes < self._seen[-1][1]:
+        if self._seen and report.stats.passes < self._seen[-1][1].passes:
             self._seen.clear()  # another process bears the name now
-        self._seen.append((now, stats.passes, stats.tiles))
+        self._seen.append((now, report.stats))
         while len(self._seen) > 2 and self._seen[1][0] <= now - WINDOW_S:
             self._seen.popleft()
 
-    def occupancy(self, canvases: int) -> float | None:
-        first, last = self._seen[0], self._seen[-1]
-        passes = last[1] - first[1]
-        return (last[2] - first[2]) / passes / canvases if passes and canvases else 0.0
+    def occupancy(self, canvases: int) -> float:
+        """Tiles in a pass, over canvases in flight."""
+        first, last = self._seen[0][1], self._seen[-1][1]
+        passes = last.passes - first.passes
+        return (last.tiles - first.tiles) / passes / canvases if passes and canvases else 0.0
+
+    @property
+    def roofline(self) -> float | None:
+        """The least that its denoising steps could have taken, over what they took."""
+        first, last = self._seen[0][1], self._seen[-1][1]
+        took = sum(last.seconds.get(phase, 0.0) - first.seconds.get(phase, 0.0) for phase in STEP)
+        floor_s = last.floor_s - first.floor_s
+        return floor_s / took if floor_s and took > 0 else None
 
 
 def _state(actor: Actor, holds: bool) -> WorkerState:

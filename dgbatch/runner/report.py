@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dgbatch import errors
 from dgbatch.records import CurvePoint, EngineStats
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ class Failure:
         kind, message = type(error).__name__, str(error) or repr(error)
         short = kind in ("OutOfMemoryError", "MemoryError") or any(text in message for text in NO_MEMORY)
         return Failure(kind, message, place, short)
+
+    def raise_for_user(self) -> None:
+        """As the error it is, when it is one that people can mend."""
+        kind = getattr(errors, self.kind, None)
+        if isinstance(kind, type) and issubclass(kind, errors.DgbatchError):
+            raise kind(self.message)
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from dgbatch.errors import RowError
 from dgbatch.records import Completion, EngineConfig, EngineStats, Prompt, Rejection
 from dgbatch.runner.accept import Rules
+from dgbatch.runner.achieved import Floor
 from dgbatch.runner.commits import Commit
 from dgbatch.runner.due_rows import due_rows
 from dgbatch.runner.faults import open_folder
@@ -83,6 +84,7 @@ class Worker:
         self._fatal: Failure | None = None
         self._heartbeat = 0
         self._engine: Any = None
+        self._floor: Floor | None = None
         if heed_sigterm:
             signal.signal(signal.SIGTERM, self._heed)
         threading.Thread(target=self._work, args=(engine,), name="engine", daemon=True).start()
@@ -111,6 +113,7 @@ class Worker:
             finished, self._finished = self._finished, []
         probed = tuple(each.place for each in finished if each.task.probe is not None and each.failure is None)
         outcomes = [each.failure or self._write(each) for each in finished if each.place not in probed]
+        stats = self._stats()
         with self._changed:
             self._said_hungry = self._wants_rows() > 0
             return Report(
@@ -125,8 +128,8 @@ class Worker:
                 wants_rows=self._wants_rows(),
                 idle=self._is_idle(),
                 open_rows=sum(len(each.rows) + len(each.quarantined) for each in self._open if each.task.probe is None),
-                stats=self._stats(),
-                heartbeat=self._heartbeat + self._stats().passes,
+                stats=stats,
+                heartbeat=self._heartbeat + stats.passes,
                 device=self._engine.device_name if self._loaded else "",
                 canvases=self._engine.in_flight if self._loaded else 0,
                 curve=tuple(self._engine.curve) if self._loaded else (),
@@ -166,7 +169,8 @@ class Worker:
         if not self._loaded:
             return EngineStats()
         stats: EngineStats = self._engine.stats
-        return replace(stats, seconds=dict(stats.seconds))  # a copy: the engine's thread goes on counting
+        stats = replace(stats, seconds=dict(stats.seconds))  # a copy: the engine's thread goes on counting
+        return stats if self._floor is None else self._floor.add(stats)
 
     def _has_news(self) -> bool:
         hungry = not self._said_hungry and self._wants_rows() > 0
@@ -191,6 +195,7 @@ class Worker:
     def _work(self, engine: str) -> None:
         try:
             self._engine = load_engine(engine, self.spec, self.config)
+            self._floor = Floor.of(self._engine)
             with self._changed:
                 self._loaded = True
                 self._changed.notify_all()

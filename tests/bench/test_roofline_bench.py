@@ -71,7 +71,7 @@ def test_what_is_measured_stands_beside_the_floor(engine, monkeypatch, tmp_path)
 
 
 def test_limits_are_those_of_a_computer(engine, monkeypatch):
-    monkeypatch.setattr("dgbatch.bench.limits.GEMM_SIZE", {"cpu": 64})
+    monkeypatch.setattr("dgbatch.engine.limits.GEMM_SIZE", {"cpu": 64})
     limits, form = here(engine)
     assert form == "float32"
     assert 1e8 < limits.bytes_per_s < 1e13
@@ -109,5 +109,5 @@ def test_a_dtype_without_a_roofline_is_refused(engine, monkeypatch):
     import torch
 
     monkeypatch.setattr(engine, "dtype", torch.float16)
-    with pytest.raises(BenchError, match=r"torch\.float16"):
+    with pytest.raises(BenchError, match="float16"):
         here(engine)

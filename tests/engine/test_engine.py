@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,10 @@ from dgbatch.engine.engine import Engine
 from dgbatch.engine.generation_config import read_generation_config
 from dgbatch.engine.kv_cache import page_bytes
 from dgbatch.engine.model.transformer import Transformer
+from dgbatch.engine.phases import PHASES
 from dgbatch.engine.scheduler import Tile
 from dgbatch.engine.sequence import Sequence
+from dgbatch.engine.stop_strings import cut_at_stop
 from dgbatch.engine.tokenizer import Tokenizer
 from dgbatch.errors import CheckpointError, RowError
 from dgbatch.records import Completion, EngineConfig, Prompt, Rejection
@@ -288,11 +291,12 @@ def test_thinking_is_split_off_and_no_stop_string_is_looked_for_in_it(
         for sequence in sequences:
             thought = [tiny.CHANNEL_START, *(tiny.VOCABULARY[c] for c in "thought\nab"), tiny.CHANNEL_END]
             sequence.emit([*thought, *(tiny.VOCABULARY[c] for c in "xab")])
-            engine._stop_strings(sequence)
+            cut_at_stop(sequence, engine.tokenizer)
 
     monkeypatch.setattr(engine, "_settle", emit_thought)
     one = only(engine.generate([tiny.prompt(1, stop=("ab",), max_new_tokens=15)]))
     assert (one.text, one.thinking, one.finish_reason, one.tokens) == ("x", "ab", "stop", 15)
+    assert one.thinking_tokens == 12  # and the tokens that open and close the channel
 
 
 def test_a_thinking_prompt_is_rendered_as_one(engine: Engine, tokenizer: Tokenizer) -> None:
@@ -550,10 +554,13 @@ def test_a_completion_carries_what_the_runner_asks_for(engine: Engine, tokenizer
     assert one.prompt_tokens == len(tokenizer.encode_chat(given.messages))
     assert one.text == tokenizer.parse(one.token_ids).text
     assert one.canvases <= one.denoise_steps <= one.canvases * 6
+    assert (len(one.canvas_steps), sum(one.canvas_steps)) == (one.canvases, one.denoise_steps)
 
 
 def test_stats_count_what_was_done(engine: Engine) -> None:
+    start = time.perf_counter()
     results = [*engine.generate(PROMPTS[:5]), *engine.generate([tiny.prompt(50, "a" * 200), PROMPTS[5]])]
+    took = time.perf_counter() - start
     done = [one for one in results if isinstance(one, Completion)]
     stats = engine.stats
     assert (stats.prompts, stats.rejections) == (6, 1)
@@ -568,8 +575,20 @@ def test_stats_count_what_was_done(engine: Engine) -> None:
     assert stats.passes <= stats.denoise_steps  # nothing but canvases makes a pass
     assert stats.cut_tokens == stats.canvases * tiny.CANVAS - stats.tokens
     assert stats.peak_bytes > 2**20
-    assert set(stats.seconds) == {"idle", "tokenize", "forward", "sample"}
-    assert all(seconds > 0 for seconds in stats.seconds.values())
+    assert stats.canvas_tiles == stats.denoise_steps >= stats.steps > 0
+    assert stats.prefix_tokens >= sum(one.prompt_tokens * one.denoise_steps for one in done)
+    assert set(stats.seconds) == set(PHASES)
+    assert {phase for phase, seconds in stats.seconds.items() if seconds > 0} == set(PHASES) - {"load"}
+    assert 0.8 * took < sum(stats.seconds.values()) < took  # the rest is the loop's own
+
+
+def test_an_engine_that_is_loaded_knows_how_long_that_took_and_what_its_device_can_do(tmp_path: Path) -> None:
+    start = time.perf_counter()
+    engine = Engine.load(str(tiny.write_checkpoint(tmp_path)), EngineConfig(canvases=1))
+    assert 0 < engine.stats.seconds["load"] < time.perf_counter() - start
+    assert engine.format == "float32"
+    moved, sums = engine.ceilings()
+    assert moved > 1e8 and sums > 1e8  # any machine of this century
 
 
 def test_what_the_engine_yields_is_plain_data_outside_inference_mode(engine: Engine) -> None:

@@ -114,27 +114,27 @@ def test_a_turn_without_a_channel_is_all_answer(tokenizer: Tokenizer) -> None:
 
 def test_a_thought_channel_is_split_from_the_answer(tokenizer: Tokenizer) -> None:
     turn = [tiny.CHANNEL_START, *ids("thought\nfirst this\nthen that\n"), tiny.CHANNEL_END, *ids("42")]
-    assert tokenizer.parse(turn) == Parsed("42", "first this\nthen that")
+    assert tokenizer.parse(turn) == Parsed("42", "first this\nthen that", len(turn) - 2)
 
 
 def test_an_empty_channel_is_empty_thinking(tokenizer: Tokenizer) -> None:
     turn = [tiny.CHANNEL_START, *ids("thought\n"), tiny.CHANNEL_END, *ids("42")]
-    assert tokenizer.parse(turn) == Parsed("42", "")
+    assert tokenizer.parse(turn) == Parsed("42", "", len(turn) - 2)
 
 
 def test_a_channel_that_never_closes_is_all_thinking(tokenizer: Tokenizer) -> None:
-    assert tokenizer.parse([tiny.CHANNEL_START, *ids("thought\nand so")]) == Parsed("", "and so")
+    assert tokenizer.parse([tiny.CHANNEL_START, *ids("thought\nand so")]) == Parsed("", "and so", 15)
 
 
 def test_text_before_a_channel_belongs_to_the_answer(tokenizer: Tokenizer) -> None:
     turn = [*ids("a"), tiny.CHANNEL_START, *ids("thought\nb"), tiny.CHANNEL_END, *ids("c")]
-    assert tokenizer.parse(turn) == Parsed("ac", "b")
+    assert tokenizer.parse(turn) == Parsed("ac", "b", 11)
 
 
 def test_a_channel_end_before_any_start_doubles_nothing(tokenizer: Tokenizer) -> None:
     turn = [*ids("a"), tiny.CHANNEL_END, *ids("b"), tiny.CHANNEL_START, *ids("c"), tiny.CHANNEL_END, *ids("d")]
-    assert tokenizer.parse(turn) == Parsed("abd", "c")
-    assert tokenizer.parse([*ids("a"), tiny.CHANNEL_END, *ids("b"), tiny.CHANNEL_START]) == Parsed("ab", "")
+    assert tokenizer.parse(turn) == Parsed("abd", "c", 3)
+    assert tokenizer.parse([*ids("a"), tiny.CHANNEL_END, *ids("b"), tiny.CHANNEL_START]) == Parsed("ab", "", 1)
 
 
 def test_a_tokenizer_without_channels_never_thinks(tmp_path: Path) -> None:

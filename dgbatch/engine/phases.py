@@ -1,0 +1,84 @@
+"""Seconds of an engine by what its device did, or waited for: every second of its life is in one phase.
+
+A step is `launching` and then `deciding`; what the host does in between (text in, text out), `of` is told. A GPU is at
+work meanwhile, so of that only the time counts in which it had nothing left to do; events in its stream say how long it
+took. A CPU does one after the other, and the clock says it all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+PHASES = ("load", "tokenize", "prefill", "denoise", "sample", "wait_input", "wait_output")
+
+
+class Phases:
+    """Owns the seconds of one engine, by phase."""
+
+    def __init__(self, device: torch.device):
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._events = [_event() for _ in range(4)] if device.type == "cuda" else []
+        self._between: dict[str, float] | None = None  # of the host, while a step is with the device
+        self._marks = [0.0] * 4
+        self._prefill_ratio = 0.0
+
+    @contextmanager
+    def of(self, phase: str) -> Iterator[None]:
+        """The host does something, or waits."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            kept = self.seconds if self._between is None else self._between
+            kept[phase] = kept.get(phase, 0.0) + time.perf_counter() - start
+
+    @contextmanager
+    def launching(self, prefill_ratio: float) -> Iterator[None]:
+        """The passes of a step are handed to the device. prefill_ratio: of their rows, those that encode clean text."""
+        self._prefill_ratio = prefill_ratio
+        self._mark(0)
+        yield
+        self._mark(1)
+        self._between = {}
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """The host waits for what the step decides."""
+        self._mark(2)
+        yield
+        self._mark(3)
+        self._count()
+
+    def _count(self) -> None:
+        launch_s, host_s, wait_s = (self._marks[i + 1] - self._marks[i] for i in range(3))
+        between, self._between = self._between or {}, None
+        exposed_s, sample_s = host_s, wait_s
+        if self._events:
+            self._events[3].synchronize()
+            forward_s, sample_s = (self._events[i].elapsed_time(self._events[i + 1]) / 1e3 for i in (0, 2))
+            exposed_s = min(host_s, max(0.0, launch_s + host_s - forward_s))
+            sample_s = min(wait_s, sample_s)
+        share = exposed_s / host_s if host_s else 1.0
+        for phase, seconds in between.items():
+            self.seconds[phase] += seconds * share
+        forward_s = launch_s + host_s + wait_s - sum(between.values()) * share - sample_s
+        self.seconds["prefill"] += forward_s * self._prefill_ratio
+        self.seconds["denoise"] += forward_s * (1 - self._prefill_ratio)
+        self.seconds["sample"] += sample_s
+
+    def _mark(self, number: int) -> None:
+        self._marks[number] = time.perf_counter()
+        if self._events:
+            self._events[number].record()
+
+
+def _event() -> torch.cuda.Event:
+    import torch
+
+    return torch.cuda.Event(enable_timing=True)
