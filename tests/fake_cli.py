@@ -10,13 +10,14 @@ import os
 import sys
 
 from dgbatch.cli import main
-from dgbatch.runner import chaos, retry, watchdog
+from dgbatch.runner import chaos, replay, retry, watchdog
 from dgbatch.runner import submit as steps
 from tests.fake_engine import PATH
 
 if __name__ == "__main__":
     steps.submit = functools.partial(steps.submit, engine=PATH)  # type: ignore[assignment]
     retry.retry = functools.partial(retry.retry, engine=PATH)  # type: ignore[assignment]
+    replay.replay = functools.partial(replay.replay, engine=PATH)  # type: ignore[assignment]
     ourselves = (sys.executable, "-m", "tests.fake_cli")
     chaos.chaos = functools.partial(chaos.chaos, command=ourselves)  # type: ignore[assignment]
     watchdog.SILENT_S = float(os.environ.get("FAKE_SILENT_S", watchdog.SILENT_S))

@@ -125,8 +125,9 @@ def test_job_in_a_store_killed_in_the_middle_resumes_and_every_command_takes_its
     assert len(run.list("data")) == 12  # what the killed process left is gone
     assert sorted(row["text"] for row in dataset(uri)) == sorted(prompt[::-1] for prompt in prompts)
 
-    proof = json.loads(session.run("verify", uri, "--json"))
+    proof = json.loads(session.run("verify", uri, "--replay", "20", "--json"))
     assert (proof["holds"], proof["ok"], proof["missing"], proof["duplicate"]) == (True, 96, 0, 0)
+    assert (proof["replayed"], proof["replay_mismatches"]) == (20, 0)
     told = json.loads(session.run("sql", uri, "select count(*), count(distinct id) from completions", "--json"))
     assert told["rows"] == [[96, 96]]
     (listed,) = json.loads(session.run("ls", place, "--json"))["runs"]
@@ -136,6 +137,12 @@ def test_job_in_a_store_killed_in_the_middle_resumes_and_every_command_takes_its
         f"r{number:04d}" for number in range(96)
     ]
     assert "already complete" in session.run("submit", job)
+
+    run.delete(run.list("data")[0])
+    lost = json.loads(session.run("submit", job, "--json", code=4))
+    assert f"dgbatch verify {uri} --repair" in lost["error"]["message"]
+    assert json.loads(session.run("verify", uri, "--repair", "--json", code=4))["forgotten"] == [0]
+    assert len(records(run)) == 11 and not run.exists("_SUCCESS")
 
 
 def test_no_secret_is_printed_or_written(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
