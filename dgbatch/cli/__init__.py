@@ -16,6 +16,7 @@ from dgbatch.cli.init import init
 from dgbatch.cli.ls import ls
 from dgbatch.cli.output import print_error
 from dgbatch.cli.plan import plan
+from dgbatch.cli.report import report
 from dgbatch.cli.retry import retry
 from dgbatch.cli.sql import sql
 from dgbatch.cli.status import status
@@ -46,7 +47,7 @@ def version(
         raise typer.Exit
 
 
-for command in (init, plan, submit, status, ls, verify, retry, sql, export, chaos, doctor):
+for command in (init, plan, submit, status, ls, verify, retry, sql, export, report, chaos, doctor):
     app.command()(command)
 app.add_typer(bench, name="bench")
 

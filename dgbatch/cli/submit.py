@@ -105,6 +105,8 @@ def _lines(done: Submitted) -> list[tuple[str, Any]]:
         lines.append(("quarantine", f"{short(done.run.path)}/quarantine/*.{spec.output.format}"))
     if spec.output.duckdb:
         lines.append(("duckdb", short(spec.output.duckdb)))
+    if done.report:
+        lines.append(("report", short(done.report)))
     return lines
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from dgbatch.runner.run_folder import Run
 from dgbatch.runner.schema import Schemas
 from dgbatch.runner.sink import ROW_GROUP_ROWS, stored_schema
 
+Ask = Callable[..., list[tuple[Any, ...]]]
+PART_ROWS = 200_000
+PART_FILES = 400  # Arrow keeps the footer of each file that it has read
 READ_ONLY = {"SELECT", "EXPLAIN", "MULTI"}  # MULTI is PIVOT, which becomes several
 CLOSED = {
     "autoinstall_known_extensions": "false",
@@ -78,6 +81,20 @@ def sql(run: Run, query: str) -> pa.Table:
         if answer is None:
             raise QueryError(f"SQL: the query has no answer: {' '.join(query.split())[:80]!r}")
         return _whole_numbers(answer.to_arrow_table())
+
+
+def in_parts(run: Run, kind: str, ledger: Ledger, rows: int = PART_ROWS) -> Iterator[Ask]:
+    """Ask something of all committed rows, some files at a time: what is added up does not grow with the run.
+
+    kind: data or quarantine. For each part a function that takes a query over `rows` and values for its ?, and gives
+    the answer as tuples. Temporary tables of one part are gone in the next.
+    """
+    records: list[FileRecord] = getattr(ledger, kind)
+    _refuse_gone(run, kind, records)
+    for part in _parts(records, rows):
+        with _explained(), duckdb.connect(":memory:", config=CLOSED) as connection:
+            connection.register("rows", _files(run, kind, part, for_duckdb=True))
+            yield lambda query, values=(): connection.execute(query, values).fetchall()
 
 
 def export(run: Run, target: str, fmt: str) -> int:
@@ -231,20 +248,39 @@ def _whole_numbers(answer: pa.Table) -> pa.Table:
 
 
 def _dataset(run: Run, kind: str, ledger: Ledger, for_duckdb: bool = False) -> ds.Dataset:
-    fmt = run.spec.output.format
-    schema = stored_schema(getattr(run.schemas, kind), fmt)
-    schema = _without_float16(schema) if for_duckdb else schema
     records: list[FileRecord] = getattr(ledger, kind)
-    if not records:
-        return ds.dataset(schema.empty_table())
-    names = [file.name for file in records]
-    present = {*run.folder.list(kind)}
-    if gone := [str(run.folder.at(name)) for name in names if name not in present]:
+    _refuse_gone(run, kind, records)
+    return _files(run, kind, records, for_duckdb)
+
+
+def _refuse_gone(run: Run, kind: str, records: Sequence[FileRecord]) -> None:
+    """OutputError when a file that a record names is not there any more."""
+    present = {*run.folder.list(kind)} if records else set()
+    if gone := [str(run.folder.at(file.name)) for file in records if file.name not in present]:
         raise OutputError(
             f"{gone[0]} is gone{f', and {len(gone) - 1} more' if len(gone) > 1 else ''}. Restore it; to list what is "
             f"missing: dgbatch verify {run.path}"
         )
-    return run.folder.dataset(names, schema, "parquet" if fmt == "parquet" else "ipc")
+
+
+def _files(run: Run, kind: str, records: Sequence[FileRecord], for_duckdb: bool) -> ds.Dataset:
+    fmt = run.spec.output.format
+    schema = stored_schema(getattr(run.schemas, kind), fmt)
+    schema = _without_float16(schema) if for_duckdb else schema
+    if not records:
+        return ds.dataset(schema.empty_table())
+    return run.folder.dataset([file.name for file in records], schema, "parquet" if fmt == "parquet" else "ipc")
+
+
+def _parts(records: Sequence[FileRecord], rows: int) -> Iterator[list[FileRecord]]:
+    part: list[FileRecord] = []
+    for record in records:
+        if part and (sum(file.rows for file in part) + record.rows > rows or len(part) >= PART_FILES):
+            yield part
+            part = []
+        part.append(record)
+    if part:
+        yield part
 
 
 def _without_float16(schema: pa.Schema) -> pa.Schema:

@@ -15,6 +15,7 @@ ATTEMPTS = f"{OURS}/attempts.json"
 METRICS = f"{OURS}/metrics.prom"  # the last page, once the driver is done
 LOCK = f"{OURS}/lock.json"
 GUARD = f"{OURS}/lock.guard"
+REPORT = f"{OURS}/report.html"
 SUCCESS = "_SUCCESS"
 BEFORE_RUN = {PLAN, EVENTS, ATTEMPTS, LOCK, GUARD}  # what may lie in a folder whose run.json was never put
 

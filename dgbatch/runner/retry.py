@@ -8,6 +8,7 @@ which `retry` or `submit` then makes again.
 from __future__ import annotations
 
 import copy
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from dgbatch.runner.ledger import base
 from dgbatch.runner.lock import lock
 from dgbatch.runner.model import ENGINE, describe_model
 from dgbatch.runner.overrides import apply_override
+from dgbatch.runner.page import report_at_the_end
 from dgbatch.runner.progress import OnProgress, Progress
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.spec import JobSpec, hiding_secrets
@@ -74,6 +76,7 @@ def retry(
     run = Run.open(path)
     spec = overridden(run, overrides)
     tell = on_progress or (lambda progress: None)
+    asked = ["dgbatch", "retry", path, *(part for code in codes for part in ("--code", code))]
     with hiding_secrets(spec), ended_by_sigterm():
         check_input(run)
         if not quarantine(run, codes).due:
@@ -83,13 +86,14 @@ def retry(
             left = quarantine(run, codes)  # nobody else changes it from here on
             ledger = run.ledger()
             before = ledger.tally.ok
-            with reopened(run), told(run, is_new=False), exposure.of(run, ledger) as meter:
+            with reopened(run), told(run, False, shlex.join(asked)), exposure.of(run, ledger) as meter:
                 tell = exposure.tell
                 run.event("retrying", rows=left.samples, codes=list(codes))
                 run_job(spec, run.plan, run, tell, engine, drain_s, left.due, ledger, meter)
                 run.event("finalizing")
                 tell(Progress("finalizing", spec.name, path, left.samples, left.samples, note="verifying every row"))
                 verification = finish(run, spec)
+            report_at_the_end(run)
     status = status_of(run)
     mended = status.tally.ok - before
     return Retried(run, status, left.samples, mended, verification, time.monotonic() - started)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dgbatch.errors import OutputError
 from dgbatch.runner.folder import open_folder
 from dgbatch.runner.layout import OURS, RUN
-from dgbatch.runner.ledger import Tally
+from dgbatch.runner.ledger import Ledger, Tally
 from dgbatch.runner.lock import owner
 from dgbatch.runner.progress import State
 from dgbatch.runner.run_folder import Run
@@ -63,9 +63,12 @@ class Status:
         }
 
 
-def status_of(run: Run, now: datetime | None = None) -> Status:
-    """The run's state, counts and speed. A run that says it is at work while nobody holds its lock has failed."""
-    ledger = run.ledger()
+def status_of(run: Run, now: datetime | None = None, ledger: Ledger | None = None) -> Status:
+    """The run's state, counts and speed. A run that says it is at work while nobody holds its lock has failed.
+
+    ledger: where the caller has read the records already.
+    """
+    ledger = run.ledger() if ledger is None else ledger
     commits, tally = ledger.counted, ledger.tally
     state, reason, workers, since = _told(run.events())
     if run.succeeded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,10 +19,11 @@ from dgbatch.runner.driver import DRAIN_S, run_job
 from dgbatch.runner.exposure import Exposure
 from dgbatch.runner.fingerprint import fingerprint
 from dgbatch.runner.folder import open_folder
-from dgbatch.runner.layout import RUN, SUCCESS, withdraw
+from dgbatch.runner.layout import REPORT, RUN, SUCCESS, withdraw
 from dgbatch.runner.lock import lock
 from dgbatch.runner.model import ENGINE, describe_model
 from dgbatch.runner.outlook import differences
+from dgbatch.runner.page import report_at_the_end
 from dgbatch.runner.plan import Plan, input_files, make_plan
 from dgbatch.runner.progress import OnProgress, Progress
 from dgbatch.runner.run_folder import Run
@@ -43,6 +45,7 @@ class Submitted:
     was_complete: bool
     rows_before: int  # rows that an earlier submit had committed
     seconds: float
+    report: str = ""  # where the page lies that tells of the run; nothing when it could not be written
 
     @property
     def exit_code(self) -> int:
@@ -60,10 +63,11 @@ def submit(
     """Run a job, or what is left of it. Raises a DgbatchError that says what to do; submitting again then resumes."""
     spec = load_job(job, overrides)
     with hiding_secrets(spec), ended_by_sigterm():
-        return _submit(spec, new_run, on_progress or (lambda progress: None), engine, drain_s)
+        asked = ["dgbatch", "submit", os.fspath(job), *(part for text in overrides for part in ("--set", text))]
+        return _submit(spec, new_run, on_progress or (lambda progress: None), engine, drain_s, shlex.join(asked))
 
 
-def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s: float) -> Submitted:
+def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s: float, command: str) -> Submitted:
     started = time.monotonic()
     tell(Progress("validating", spec.name, spec.output.path, note="reading the input"))
     path = unused(spec.output.path) if new_run else spec.output.path
@@ -71,7 +75,8 @@ def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s
     columns = schemas(spec, plan.schema)  # raises for columns that clash
     complete = completed(path, spec, plan, engine)
     if complete is not None:
-        return Submitted(complete, status_of(complete), None, True, plan.expected, time.monotonic() - started)
+        page = str(complete.folder.at(REPORT)) if in_output(path, REPORT) else ""
+        return Submitted(complete, status_of(complete), None, True, plan.expected, time.monotonic() - started, page)
     tell(Progress("validating", spec.name, path, expected=plan.expected, note="checking the checkpoint"))
     known = Run.open(path).info.get("model") if in_output(path, RUN) else None
     model = describe_model(spec, engine, known)  # before anything is written: a wrong checkpoint leaves nothing behind
@@ -81,7 +86,7 @@ def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s
         run, is_new = open_or_create(path, spec, plan, model)
         ledger = run.ledger()
         rows_before = ledger.tally.rows
-        with told(run, is_new), exposure.of(run, ledger) as meter:
+        with told(run, is_new, command), exposure.of(run, ledger) as meter:
             tell = exposure.tell
             run_job(spec, plan, run, tell, engine, drain_s, ledger=ledger, meter=meter)
             run.event("finalizing")
@@ -92,7 +97,9 @@ def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s
                 )
             )  # fmt: skip
             verification = finish(run, spec)
-    return Submitted(run, status_of(run), verification, False, rows_before, time.monotonic() - started)
+        page = report_at_the_end(run)
+    seconds = time.monotonic() - started
+    return Submitted(run, status_of(run), verification, False, rows_before, seconds, page)
 
 
 def plan_of(path: str, spec: JobSpec) -> Plan:
@@ -194,10 +201,13 @@ def usable(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def told(run: Run, is_new: bool) -> Iterator[None]:
-    """Write down how it goes. A new run that is refused before its first commit leaves nothing behind."""
+def told(run: Run, is_new: bool, command: str) -> Iterator[None]:
+    """Write down how it goes. A new run that is refused before its first commit leaves nothing behind.
+
+    command: what somebody typed, for whoever makes the run again.
+    """
     try:
-        run.event("started")
+        run.event("started", command=command)
         yield
     except RunCancelled as error:
         run.event("cancelled", reason=str(error))
@@ -222,6 +232,6 @@ def finish(run: Run, spec: JobSpec) -> Verification:
     if spec.output.duckdb:
         Path(spec.output.duckdb).parent.mkdir(parents=True, exist_ok=True)
         write_duckdb(run, spec.output.duckdb)
-    run.event("completed")
+    run.event("completed", verified={**verification.to_json(), "examples": {}})
     run.finalise()
     return verification
