@@ -8,6 +8,7 @@ DgbatchError                 exit code
 ├── LocationError            2    a URI or its store cannot be used: scheme, secrets in it, environment
 ├── RunNotFound              2    no run where one was named
 ├── QueryError               2    the SQL is wrong
+├── OptionError              2    an option of a command names nothing that is there
 ├── BenchError               2    a benchmark that cannot be run: a package or a folder is missing
 ├── RunLocked                5    another process works on this run
 ├── RunFailed                4    work was lost on the way; submitting again resumes
@@ -59,6 +60,10 @@ class RunNotFound(DgbatchError):
 
 
 class QueryError(DgbatchError):
+    exit_code = 2
+
+
+class OptionError(DgbatchError):
     exit_code = 2
 
 

@@ -4,7 +4,8 @@ A prompt may hold orders: `!die` ends the process, `!die=FILE` only while FILE d
 only beside another prompt, `!hang` and `!hang=FILE` stand still in the same way, `!fatal` raises, `!oom` finds no
 memory, `!oom=N` none for more than N canvases in flight, `!reject` rejects the row, `!without=FILE` makes `!reject` and
 `!die` count only while FILE is not there, `!raise` and `!raise=FILE` raise, `!steps=N` takes N steps, `!slow=S` makes
-each of its steps S seconds longer, `!generation` answers with the settings that arrived, as JSON.
+each of its steps S seconds longer, `!generation` answers with the settings that arrived, as JSON, `!say=WORD` says it
+in four ways (a library's log, a warning, print, native code), `!kill=FILE` is SIGKILL and `!abort=FILE` SIGABRT, once.
 
 The checkpoint is a folder with `fake.json`: {"step_s": seconds per step, "slow_s": those of the one worker that makes
 the file "slow_file", "load_s": ..., "load_error": a checkpoint error, "load_crash": an exception, "load_exit": an exit
@@ -18,9 +19,12 @@ it is generated, and `generating`.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
+import signal
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -152,6 +156,15 @@ def reversed_prompt(prompt: Prompt, steps: int = 1) -> Completion:
 
 
 def _obey(orders: str, flying: int) -> None:
+    if order := re.search(r"!say=(\S+)", orders):
+        logging.getLogger("some.library").warning("logged %s", order[1])
+        warnings.warn(f"warned {order[1]}", stacklevel=1)
+        print(f"printed {order[1]}")
+        os.write(2, f"native {order[1]}\n".encode())
+    if "!kill=" in orders and _ordered("kill", orders):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "!abort=" in orders and _ordered("abort", orders):
+        os.abort()
     if _lacking(orders) and _ordered("die", orders):
         os._exit(17)
     if "!crowd" in orders and flying > 1:

@@ -13,6 +13,7 @@ from dgbatch.cli.chaos import chaos
 from dgbatch.cli.doctor import doctor
 from dgbatch.cli.export import export
 from dgbatch.cli.init import init
+from dgbatch.cli.logs import logs
 from dgbatch.cli.ls import ls
 from dgbatch.cli.output import print_error
 from dgbatch.cli.plan import plan
@@ -47,7 +48,7 @@ def version(
         raise typer.Exit
 
 
-for command in (init, plan, submit, status, ls, verify, retry, sql, export, report, chaos, doctor):
+for command in (init, plan, submit, status, logs, ls, verify, retry, sql, export, report, chaos, doctor):
     app.command()(command)
 app.add_typer(bench, name="bench")
 

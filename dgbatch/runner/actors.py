@@ -6,6 +6,7 @@ can never come from a process that has forgotten its shards.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from dgbatch.runner.crew import Crew
     from dgbatch.runner.piece import Place, Task
     from dgbatch.runner.plan import Plan
+    from dgbatch.runner.process_log import LogIds
     from dgbatch.runner.spec import JobSpec
 
+LOG = logging.getLogger(__name__)
 WAIT_S = 0.5  # longest wait for an answer before the driver looks around
 ANSWER_S = 60.0  # to fetch an answer that is there
 
@@ -41,8 +44,9 @@ class Actor:
 class Actors:
     """The processes of one crew. A worker has one exchange in flight at most."""
 
-    def __init__(self, spec: JobSpec, plan: Plan, run_path: str, engine: str, size: Crew):
+    def __init__(self, spec: JobSpec, plan: Plan, run_path: str, engine: str, size: Crew, log: LogIds | None = None):
         self.spec, self.plan, self.run_path, self.engine, self.size = spec, plan, run_path, engine, size
+        self.log = log
         self._at_work: dict[str, Actor] = {}
         self._asked: dict[Any, Actor] = {}  # by the answer that will come, the oldest first
 
@@ -72,7 +76,10 @@ class Actors:
         )
         needs = {"num_gpus": self.size.gpus, "num_cpus": self.size.cpus}
         remote = ray.remote(Worker).options(**needs, max_restarts=0, max_task_retries=0)
-        handle = remote.remote(name, self.spec, self.plan.schema, self.run_path, config, self.engine, heed_sigterm=True)
+        handle = remote.remote(
+            name, self.spec, self.plan.schema, self.run_path, config, self.engine, heed_sigterm=True, log=self.log
+        )
+        LOG.info("%s is started", name)
         actor = self._at_work[name] = Actor(name, handle, moved_at=time.monotonic())
         return actor
 
@@ -92,8 +99,10 @@ class Actors:
             try:
                 report = ray.get(answer, timeout=ANSWER_S)
             except ray.exceptions.RayActorError as error:
+                LOG.error("%s is gone", actor.name, extra={"trace": str(error)})  # all that Ray knows
                 yield actor, f"the process of worker {actor.name} died: {ray_reason(error)}"
             except ray.exceptions.RayError as error:  # an exchange that raised, or could not be sent
+                LOG.error("%s failed to answer", actor.name, extra={"trace": str(error)})
                 yield actor, f"worker {actor.name} failed: {ray_reason(error)}"
             else:
                 yield actor, report

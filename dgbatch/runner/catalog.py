@@ -92,7 +92,7 @@ def in_parts(run: Run, kind: str, ledger: Ledger, rows: int = PART_ROWS) -> Iter
     records: list[FileRecord] = getattr(ledger, kind)
     _refuse_gone(run, kind, records)
     for part in _parts(records, rows):
-        with _explained(), duckdb.connect(":memory:", config=CLOSED) as connection:
+        with _explained(run), duckdb.connect(":memory:", config=CLOSED) as connection:
             connection.register("rows", _files(run, kind, part, for_duckdb=True))
             yield lambda query, values=(): connection.execute(query, values).fetchall()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     from dgbatch.runner.again import Again
     from dgbatch.runner.commits import Commit
     from dgbatch.runner.plan import Plan
+    from dgbatch.runner.process_log import LogIds
     from dgbatch.runner.report import Failure, Report
     from dgbatch.runner.run_folder import Run
     from dgbatch.runner.spec import JobSpec
 
+LOG = logging.getLogger(__name__)
 DRAIN_S = 15.0  # what rows in an engine get to finish after Ctrl-C or SIGTERM
 LOAD_TIMEOUT_S = 3600.0  # a place in the cluster, the download and the load of a large checkpoint
 LAST_WORD_S = 5.0  # to write down and tell what was done until then
@@ -50,10 +53,12 @@ def run_job(
     again: Mapping[int, Again] = MappingProxyType({}),
     ledger: Ledger | None = None,
     meter: Meter | None = None,
+    log: LogIds | None = None,
 ) -> None:
     """Commit every shard of the plan that is not committed yet; with `again`, these rounds of retry by shard instead.
 
-    ledger: of this run, where the caller has read it a moment ago. meter: counts what happens, for its metrics.
+    ledger: of this run, where the caller has read it a moment ago. meter: counts what happens, for its metrics. log:
+    whose lines the workers' are; None: they keep no log.
     Raises RunFailed when shards used up their attempts or after SIGTERM, RunCancelled after Ctrl-C, and what a worker
     could not load as the error it is.
     """
@@ -65,7 +70,12 @@ def run_job(
         telling.say(STARTING)
         telling.tell(driver.so_far, [])
         with ray_session(spec.workers.address) as resources, StopSignals() as stop:
-            driver.work(Actors(spec, plan, run.path, engine, crew(spec.workers, resources)), stop)
+            size = crew(spec.workers, resources)
+            LOG.info(
+                "%d pieces of %d shards are to do, by at most %d workers of %g GPUs and %g CPUs each",
+                len(driver.dispatch.pending), len(again or plan.shards), size.count, size.gpus, size.cpus,
+            )  # fmt: skip
+            driver.work(Actors(spec, plan, run.path, engine, size, log), stop)
     driver.judge()
 
 
@@ -164,6 +174,9 @@ class Driver:
             if not self.dispatch.held(actor.name):
                 actor.moved_at = time.monotonic()
             tasks = self.dispatch.next_for(actor.name, actor.report.wants_rows)
+            if tasks:
+                taken = ", ".join(str(task.piece) for task in tasks)
+                LOG.info("%s gets %s", actor.name, taken, extra={"shards": [task.piece.shard.index for task in tasks]})
             if actor.report.idle and not tasks:
                 self.take_over(actor)
         if self.again:
@@ -215,9 +228,13 @@ class Driver:
     def commit(self, actor: Actor, receipt: Commit) -> None:
         receipt = replace(receipt, committed_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
         started = time.monotonic()
-        self.run.commit(receipt, self.ledger)
+        won = self.run.commit(receipt, self.ledger)
         self.meter.committed(receipt, time.monotonic() - started)
         first, stop = receipt.span or (0, None)
+        LOG.info(
+            "shard %d%s by %s %s", receipt.shard, "" if stop is None else f", rows {first} to {stop - 1},", actor.name,
+            "committed" if won else "came second", extra={"shards": [receipt.shard]},
+        )  # fmt: skip
         self.dispatch.finished(actor.name, (receipt.shard, first), stop)
         self.losses.came_through(receipt.ok)
         self.telling.quiet()

@@ -13,6 +13,7 @@ PLAN = f"{OURS}/plan.parquet"
 EVENTS = f"{OURS}/events.jsonl"
 ATTEMPTS = f"{OURS}/attempts.json"
 METRICS = f"{OURS}/metrics.prom"  # the last page, once the driver is done
+LOGS = f"{OURS}/logs"
 LOCK = f"{OURS}/lock.json"
 GUARD = f"{OURS}/lock.guard"
 REPORT = f"{OURS}/report.html"
@@ -28,7 +29,7 @@ def refuse_foreign(path: str) -> None:
     if folder.exists(RUN):
         return
     names = [name.rstrip("/") for name in folder.entries() if name != f"{OURS}/"]
-    names += [f"{OURS}/{name}" for name in folder.entries(OURS)]
+    names += [f"{OURS}/{name}" for name in folder.entries(OURS) if f"{OURS}/{name}" != f"{LOGS}/"]
     if foreign := sorted(name for name in names if not _may_be_before(name)):
         shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         raise OutputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -49,6 +50,7 @@ class Losses:
         self._of_retry = of_retry  # rows then count among those in quarantine, which were counted before
         self.canvases: dict[str, int] = {}  # worker -> in flight at most, since its device ran out of memory
         self._reasons: dict[Key, str] = {}  # why a piece failed last
+        self._by: dict[Key, str] = {}  # and with which worker
         self._idle_deaths = self._search_deaths = 0
         self._unkept = False
         self._keep_at = 0.0
@@ -67,6 +69,7 @@ class Losses:
         assert failure.place is not None
         piece = self.dispatch.running[actor.name][failure.place]
         self._reasons[piece.key] = reason = self.spec.hide(str(failure))
+        self._by[piece.key] = actor.name
         again = self.dispatch.failed(actor.name, failure.place)
         self._unkept = True
         if again:
@@ -86,6 +89,7 @@ class Losses:
         self.meter.restarted(why)
         self.meter.retried("probe" if searching else "out_of_memory" if out_of_memory else "worker_lost", len(held))
         self._reasons.update((piece.key, reason) for piece in held)
+        self._by.update((piece.key, actor.name) for piece in held)
         self._unkept |= bool(held)
         shards = [piece.shard.index for piece in held]
         self.run.event("worker_lost", worker=actor.name, reason=reason, shards=shards)
@@ -99,7 +103,10 @@ class Losses:
         if not held:
             self._idle_deaths += 1
             if self._idle_deaths >= IDLE_DEATHS:
-                raise RunFailed(f"{IDLE_DEATHS} workers in a row were lost before they did anything: {reason}.")
+                raise RunFailed(
+                    f"{IDLE_DEATHS} workers in a row were lost before they did anything: {reason}."
+                    + self._see(actor.name)
+                )
 
     def worker_left(self, actor: Actor, preempted: bool) -> None:
         """A worker did what it was told to: nobody is at fault for what it left."""
@@ -145,10 +152,14 @@ class Losses:
             f"{shard.first_row + shard.rows - 1}) failed {self.dispatch.tries[key].attempts} times"
             + (f", and {others} more shards did" if others else "")
             + f". Last reason: {self._reasons.get(key, 'unknown').rstrip('.')}. {committed:,} of "
-            f"{len(self.plan.shards):,} shards are committed and stay so."
+            f"{len(self.plan.shards):,} shards are committed and stay so.{self._see(self._by.get(key))}"
         )
 
     # ---- inside
+
+    def _see(self, worker: str | None) -> str:
+        """Where people find what a worker said before it was lost."""
+        return f"\nsee: dgbatch logs {shlex.quote(self.run.path)} --worker {worker}" if worker else ""
 
     def _halve(self, actor: Actor) -> None:
         """The device is short of memory: the worker that comes next has half the canvases in flight."""
@@ -181,7 +192,10 @@ class Losses:
             self.dispatch.acquit()
             self._unkept = True
             reason = self._reasons[piece.key]
-            raise RunFailed(f"{SEARCH_DEATHS} workers in a row were lost, whichever rows they had: {reason}.")
+            raise RunFailed(
+                f"{SEARCH_DEATHS} workers in a row were lost, whichever rows they had: {reason}."
+                + self._see(self._by.get(piece.key))
+            )
 
     def _id_of(self, piece: Piece, row: int) -> str | None:
         if self._of_retry:

@@ -86,10 +86,14 @@ def retry(
             left = quarantine(run, codes)  # nobody else changes it from here on
             ledger = run.ledger()
             before = ledger.tally.ok
-            with reopened(run), told(run, False, shlex.join(asked)), exposure.of(run, ledger) as meter:
+            with (
+                reopened(run),
+                told(run, spec, shlex.join(asked)) as log,
+                exposure.of(run, ledger) as meter,
+            ):
                 tell = exposure.tell
                 run.event("retrying", rows=left.samples, codes=list(codes))
-                run_job(spec, run.plan, run, tell, engine, drain_s, left.due, ledger, meter)
+                run_job(spec, run.plan, run, tell, engine, drain_s, left.due, ledger, meter, log)
                 run.event("finalizing")
                 tell(Progress("finalizing", spec.name, path, left.samples, left.samples, note="verifying every row"))
                 verification = finish(run, spec)

@@ -27,7 +27,7 @@ from dgbatch.runner.compaction import COMPACT, compact, forget, read_records
 from dgbatch.runner.dispatch import Tries
 from dgbatch.runner.faults import open_folder
 from dgbatch.runner.folder import Folder
-from dgbatch.runner.layout import ATTEMPTS, EVENTS, OURS, PLAN, RUN, SUCCESS, refuse_foreign
+from dgbatch.runner.layout import ATTEMPTS, EVENTS, LOGS, OURS, PLAN, RUN, SUCCESS, refuse_foreign
 from dgbatch.runner.ledger import Ledger
 from dgbatch.runner.piece import Key
 from dgbatch.runner.plan import Plan, Shard
@@ -278,7 +278,7 @@ class Run:
                 for name in self.folder.list(where):
                     if is_part(name) and name not in named:
                         self.folder.delete(name)
-            for where in ("data", "quarantine", OURS, COMMITS, COMPACT):
+            for where in ("data", "quarantine", OURS, COMMITS, COMPACT, LOGS):
                 for name in self.folder.partials(where):
                     self.folder.delete(name)
             self._compact(ledger)

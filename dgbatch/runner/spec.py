@@ -60,6 +60,9 @@ class JobSpec(Block):
     metrics: MetricsSpec = Field(default=MetricsSpec(), description="Where what is measured goes while the job runs.")
 
     _written: dict[tuple[str, str], str] = PrivateAttr(default_factory=dict)  # locations as written, ${NAME} in place
+    _secrets: dict[str, str] = PrivateAttr(
+        default_factory=dict
+    )  # what a variable holds -> ${NAME}; goes to the workers
 
     def public(self) -> dict[str, Any]:
         """The whole job as plain data, defaults filled in; a location keeps its ${NAME}, never the secret."""
@@ -69,13 +72,15 @@ class JobSpec(Block):
         return data
 
     def hide(self, text: str) -> str:
-        """The text with ${NAME} in place of what the variable holds."""
-        names = {match[1] for location in self._written.values() for match in VARIABLE.finditer(location)}
-        values = {os.environ.get(name, ""): name for name in names}
-        for value in sorted(values, key=len, reverse=True):
-            if len(value) >= SHORTEST_SECRET:
-                text = text.replace(value, f"${{{values[value]}}}")
+        """The text with ${NAME} in place of what the variable holds, also where the environment is another one."""
+        for value in sorted(self._secrets, key=len, reverse=True):
+            text = text.replace(value, self._secrets[value])
         return text
+
+    @property
+    def secrets(self) -> Mapping[str, str]:
+        """What `hide` hides -> what it puts in its place."""
+        return self._secrets
 
     @classmethod
     def from_public(cls, data: Mapping[str, Any]) -> JobSpec:
@@ -143,6 +148,9 @@ def _validated(data: dict[str, Any], source: str, lines: dict[str, int], must_ex
         found = error.errors(include_url=False)
     else:
         spec._written.update(written)
+        names = {match[1] for text in written.values() for match in VARIABLE.finditer(text)}
+        held = {name: os.environ.get(name, "") for name in names}
+        spec._secrets.update({value: f"${{{name}}}" for name, value in held.items() if len(value) >= SHORTEST_SECRET})
         _check_locations(spec)
         return spec
     # Raised outside the handler: pydantic's own error holds the values, secrets included.

@@ -25,6 +25,7 @@ from dgbatch.runner.model import ENGINE, describe_model
 from dgbatch.runner.outlook import differences
 from dgbatch.runner.page import report_at_the_end
 from dgbatch.runner.plan import Plan, input_files, make_plan
+from dgbatch.runner.process_log import LogIds, driver_log
 from dgbatch.runner.progress import OnProgress, Progress
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.schema import schemas
@@ -86,9 +87,9 @@ def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s
         run, is_new = open_or_create(path, spec, plan, model)
         ledger = run.ledger()
         rows_before = ledger.tally.rows
-        with told(run, is_new, command), exposure.of(run, ledger) as meter:
+        with told(run, spec, command, is_new) as log, exposure.of(run, ledger) as meter:
             tell = exposure.tell
-            run_job(spec, plan, run, tell, engine, drain_s, ledger=ledger, meter=meter)
+            run_job(spec, plan, run, tell, engine, drain_s, ledger=ledger, meter=meter, log=log)
             run.event("finalizing")
             tell(
                 Progress(
@@ -201,11 +202,23 @@ def usable(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def told(run: Run, is_new: bool, command: str) -> Iterator[None]:
-    """Write down how it goes. A new run that is refused before its first commit leaves nothing behind.
+def told(run: Run, spec: JobSpec, command: str, is_new: bool = False) -> Iterator[LogIds]:
+    """Write down how it goes, in events and logs. A new run that is refused before its first commit leaves nothing.
 
     command: what somebody typed, for whoever makes the run again.
     """
+    ids = LogIds.new(run.path, spec.name, spec.hide, spec.secrets)
+    try:
+        with driver_log(ids), _with_events(run, command):
+            yield ids
+    except DgbatchError as error:
+        if is_new and error.exit_code == 2 and not run.commits():
+            withdraw(run.folder)
+        raise
+
+
+@contextmanager
+def _with_events(run: Run, command: str) -> Iterator[None]:
     try:
         run.event("started", command=command)
         yield
@@ -216,10 +229,7 @@ def told(run: Run, is_new: bool, command: str) -> Iterator[None]:
         run.event("cancelled", reason="interrupted")
         raise RunCancelled(f"{run.path}: interrupted.") from None
     except DgbatchError as error:
-        if is_new and error.exit_code == 2 and not run.commits():
-            withdraw(run.folder)
-        else:
-            run.event("failed", reason=str(error))
+        run.event("failed", reason=str(error))
         raise
 
 

@@ -11,15 +11,16 @@ long as it may, and hands over what is done of each piece as the piece's first r
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
 import threading
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from dgbatch.runner.due_rows import due_rows
 from dgbatch.runner.faults import open_folder
 from dgbatch.runner.model import ENGINE, load_engine
 from dgbatch.runner.open_piece import OpenPiece, RowKey, poisoned
+from dgbatch.runner.process_log import worker_log
 from dgbatch.runner.prompts import Renderer
 from dgbatch.runner.report import Failure, Report
 from dgbatch.runner.schema import schemas
@@ -41,16 +43,21 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dgbatch.runner.piece import Place, Task
+    from dgbatch.runner.process_log import LogIds
     from dgbatch.runner.spec import JobSpec
 
+LOG = logging.getLogger(__name__)
+USUAL = EngineConfig()
 NEWS_S = 0.5  # how long an exchange waits for something to say
+LOGGED_S = 2.0  # for the last words of an engine to be in the run: the process is killed next
 LEAVE_S = 15.0  # for the rows in the engine after a SIGTERM: clouds give half a minute
 
 
 class Worker:
     """One engine and the pieces it works on. A plain class: actors.py gives it a process of its own.
 
-    heed_sigterm: whether the process is this worker's alone, so that a SIGTERM is meant for it.
+    heed_sigterm: whether the process is this worker's alone, so that a SIGTERM is meant for it. log: of whose work the
+    process keeps a log, where it is this worker's alone.
     """
 
     def __init__(
@@ -62,7 +69,12 @@ class Worker:
         config: EngineConfig,
         engine: str = ENGINE,
         heed_sigterm: bool = False,
+        log: LogIds | None = None,
     ):
+        self._open: list[OpenPiece] = []
+        self._log = worker_log(log, name, lambda: [opened.place[0] for opened in self._open])
+        asked = " ".join(f"{key}={value}" for key, value in asdict(config).items() if value != getattr(USUAL, key))
+        LOG.info("process %d on %s: %s", os.getpid(), socket.gethostname(), asked or "usual settings")
         self.name = name
         self.spec = spec
         self.config = config
@@ -74,7 +86,6 @@ class Worker:
         self._columns = list(dict.fromkeys(wanted))
         self._changed = threading.Condition()  # guards what both threads change: these, up to _leave_at, and the bounds
         self._queue: deque[OpenPiece] = deque()  # pieces the engine has not been given whole
-        self._open: list[OpenPiece] = []
         self._finished: list[OpenPiece] = []
         self._said_hungry = False
         self._leave_at: float | None = None  # no rows are begun any more, and from then on none is waited for
@@ -138,7 +149,7 @@ class Worker:
             )
 
     def _heed(self, number: int, frame: FrameType | None) -> None:
-        self._told_to_leave = True
+        self._told_to_leave = True  # said in the log by `_close`: a handler of a signal must not wait for a lock
 
     def _cut(self, place: Place) -> int | None:
         return next((each.cut() for each in self._open if each.place == place), None)
@@ -150,6 +161,7 @@ class Worker:
             self._leave_at = min(self._leave_at, leave_at)
             return
         self._leave_at = leave_at
+        LOG.warning("told to leave: no more rows are begun, those in the engine get %.1f s", seconds)
         for opened in self._open:
             opened.close()
         self._open = [opened for opened in self._open if not opened.empty]
@@ -194,14 +206,23 @@ class Worker:
 
     def _work(self, engine: str) -> None:
         try:
+            began = time.monotonic()
+            LOG.info("loads %s", self.spec.model.checkpoint)
             self._engine = load_engine(engine, self.spec, self.config)
             self._floor = Floor.of(self._engine)
+            LOG.info(
+                "loaded in %.1f s on %s: %d canvases in flight",
+                time.monotonic() - began, self._engine.device_name, self._engine.in_flight,
+            )  # fmt: skip
             with self._changed:
                 self._loaded = True
                 self._changed.notify_all()
             for result in self._engine.generate(self._prompts()):
                 self._take_back(result)
-        except Exception as error:  # noqa: BLE001  # whatever an engine raises, the driver has to hear of it
+        except Exception as error:  # whatever an engine raises, the driver has to hear of it
+            LOG.critical("the engine failed", exc_info=True)
+            if self._log is not None:
+                self._log.flush_soon(LOGGED_S)
             with self._changed:
                 self._fatal = Failure.of(error)
                 self._changed.notify_all()
@@ -222,7 +243,8 @@ class Worker:
                 continue
             try:
                 yield from self._prompts_of(opened)
-            except Exception as error:  # noqa: BLE001  # a file that is gone, a disk that is full: the piece fails, the worker goes on
+            except Exception as error:  # a file that is gone, a disk that is full: the piece fails, the worker goes on
+                LOG.error("%s cannot be read", opened.task.piece, exc_info=True, extra=_about(opened))
                 opened.failure = Failure.of(error, opened.place)
             opened.read = True
             with self._changed:
@@ -298,8 +320,14 @@ class Worker:
             data, given_up = write_shard(
                 self._folder, index, attempt, self.spec.output.format, self._schemas, rows, quarantined
             )
-        except Exception as error:  # noqa: BLE001  # disk full, store away: the piece is tried again
+        except Exception as error:  # disk full, store away: the piece is tried again
+            LOG.error("%s cannot be written", opened.task.piece, exc_info=True, extra=_about(opened))
             return Failure.of(error, opened.place)
+        codes = Counter(row.error_code for row in quarantined)
+        LOG.info(
+            "%s written: %d rows%s", opened.task.piece, len(rows),
+            "".join(f", {number} quarantined: {code}" for code, number in codes.most_common()), extra=_about(opened),
+        )  # fmt: skip
         return Commit(
             shard=index,
             attempt=attempt,
@@ -313,3 +341,8 @@ class Worker:
             round=0 if again is None else again.round,
             base=() if again is None else again.base,
         )
+
+
+def _about(opened: OpenPiece) -> dict[str, tuple[int, ...]]:
+    """For `extra`: the shard that a line is about."""
+    return {"shards": (opened.place[0],)}

@@ -66,10 +66,10 @@ def test_secret_is_nowhere_in_what_a_run_writes_and_prints(tmp_path, capfd, capl
     assert done.code == 3, done.err
     run = str(tmp_path / "job" / "out")
     said = [done, dgbatch(capfd, "submit", job, "--json"), dgbatch(capfd, "verify", run, "--json")]
-    said += [dgbatch(capfd, command, run) for command in ("status", "verify")]
+    said += [dgbatch(capfd, command, run) for command in ("status", "verify", "logs")]
     said += [dgbatch(capfd, "export", run, str(tmp_path / "job" / f"all.{end}")) for end in ("jsonl", "parquet")]
     said += [dgbatch(capfd, "retry", run, *option) for option in (["--dry-run"], ["--json"], [])]
-    assert [left.code for left in said] == [3, 3, 0, 0, 0, 0, 0, 0, 3, 3]
+    assert [left.code for left in said] == [3, 3, 0, 0, 0, 0, 0, 0, 0, 3, 3]
     assert Run.open(run).info["spec"]["workers"]["address"] == "ray://user:${SECRET}@head:10001"
 
     assert where_it_stands(tmp_path / "job") == []
