@@ -27,6 +27,9 @@ def export(
     json: AsJson = False,
 ) -> None:
     """Write dashboards, recording and alert rules, runbooks, and the provisioning of Grafana and Prometheus."""
+    import os
+    from shlex import quote
+
     from dgbatch.cli.output import plural, print_json, say, short
     from dgbatch.runner.dashboards import export as write
     from dgbatch.runner.targets import targets_folder
@@ -34,6 +37,7 @@ def export(
     written = write(folder, targets or str(targets_folder()), prometheus, runbooks, force)
     if json:
         print_json({"folder": folder, "files": [str(path) for path in written]})
-    say(f"wrote {plural(len(written), 'file')} to {short(folder)}")
-    say(f"watch your jobs:  prometheus --config.file={short(folder)}/prometheus.yaml")
-    say(f"draw them:        GF_PATHS_PROVISIONING={short(folder)}/grafana/provisioning grafana server")
+    here = quote(short(folder))
+    say(f"wrote {plural(len(written), 'file')} to {here}")
+    say(f"watch your jobs:  prometheus --config.file={here}/prometheus.yaml")
+    say(f"draw them:        GF_PATHS_PROVISIONING={quote(os.path.abspath(folder))}/grafana/provisioning grafana server")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def _filled_in(home: Path, targets: str, prometheus: str, runbooks: str | None) 
         "alerts.yaml": ("docs/alerts.md#", f"{book}#"),
     }
     texts = {name: _ours(name).read_text(encoding="utf-8") for name in FILES}
+    texts[RUNBOOKS] = re.sub(r"\[([^]]+)\]\(\w+\.md\)", r"\1", texts[RUNBOOKS])  # pages that are not in the folder
     for name, (usual, particular) in places.items():
         assert usual in texts[name], f"{name} has no {usual}"
         texts[name] = texts[name].replace(usual, particular)
