@@ -39,9 +39,16 @@ golden: (_venv "dev")
     {{bin}}/python -m pytest --update-golden -m "not slow and not gpu and not faults" -k golden
     git diff --stat tests docs
 
-# Rewrite the pages that are generated from the code: docs/job.md, docs/cli.md
+# Rewrite the pages that are generated from the code, docs/job.md and docs/cli.md, and the dashboards' JSON
 docs: (_venv "dev")
     {{bin}}/python docs/generate.py
+    {{bin}}/python -m dashboards.generate
+
+# Prometheus on http://127.0.0.1:9090 watches your jobs until Ctrl-C; `just demo` in another terminal is one
+monitor: (_venv "engine")
+    @command -v prometheus >/dev/null || { echo "Prometheus is not there. Debian has it: apt-get install prometheus"; exit 1; }
+    {{bin}}/dgbatch dashboards export runs/monitoring --force
+    prometheus --config.file=runs/monitoring/prometheus.yaml --storage.tsdb.path=runs/monitoring/data --web.listen-address=127.0.0.1:9090 --log.level=warn
 
 # Solved share of the demo checkpoint per task, on fresh puzzles
 evaluate *args: (_venv "dev,evaluate")

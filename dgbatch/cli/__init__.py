@@ -10,6 +10,7 @@ import typer
 
 from dgbatch.cli.bench import bench
 from dgbatch.cli.chaos import chaos
+from dgbatch.cli.dashboards import dashboards
 from dgbatch.cli.doctor import doctor
 from dgbatch.cli.export import export
 from dgbatch.cli.init import init
@@ -50,6 +51,7 @@ def version(
 
 for command in (init, plan, submit, status, logs, ls, verify, retry, sql, export, report, chaos, doctor):
     app.command()(command)
+app.add_typer(dashboards, name="dashboards")
 app.add_typer(bench, name="bench")
 
 
