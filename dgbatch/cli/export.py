@@ -22,7 +22,7 @@ def export(
 
     from dgbatch.cli.output import print_json, say
     from dgbatch.errors import OutputError
-    from dgbatch.runner.catalog import export as write
+    from dgbatch.runner.export import export as write
     from dgbatch.runner.run_folder import Run
 
     ending = os.path.splitext(target)[1]

@@ -93,7 +93,7 @@ def retry(
             ):
                 tell = exposure.tell
                 run.event("retrying", rows=left.samples, codes=list(codes))
-                run_job(spec, run.plan, run, tell, engine, drain_s, left.due, ledger, meter, log)
+                run_job(spec, run.plan, run, tell, engine, drain_s, left.due, ledger=ledger, meter=meter, log=log)
                 run.event("finalizing")
                 tell(Progress("finalizing", spec.name, path, left.samples, left.samples, note="verifying every row"))
                 verification = finish(run, spec)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dgbatch.errors import CheckpointError, DgbatchError, OutputError, RunCancelled, RunFailed
-from dgbatch.runner.catalog import check_duckdb, holds_run, write_duckdb
 from dgbatch.runner.difference import model_difference
 from dgbatch.runner.driver import DRAIN_S, run_job
+from dgbatch.runner.export import check_duckdb, holds_run, write_duckdb
 from dgbatch.runner.exposure import Exposure
 from dgbatch.runner.fingerprint import fingerprint
 from dgbatch.runner.folder import open_folder

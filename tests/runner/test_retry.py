@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dgbatch.errors import InputError, JobError, OutputError, RunCancelled, RunFailed
-from dgbatch.runner import catalog
+from dgbatch.runner import catalog, export
 from dgbatch.runner import retry as module
 from dgbatch.runner import submit as steps
 from dgbatch.runner.again import Leftover
@@ -110,7 +110,7 @@ def test_everybody_counts_right_after_a_retry(tmp_path, mended):
         assert tuple(row[0] for row in catalog.sql(run, counts + table).to_pydict().values()) == expected
     answer = catalog.sql(run, "select sum(ok) as ok, sum(quarantined) as lost, bool_and(committed) as done from shards")
     assert answer.to_pylist() == [{"ok": 24, "lost": 2, "done": True}]
-    assert catalog.export(run, str(tmp_path / "all.parquet"), "parquet") == 24
+    assert export.export(run, str(tmp_path / "all.parquet"), "parquet") == 24
     assert sorted(pq.read_table(tmp_path / "all.parquet")["id"].to_pylist()) == sorted(
         [f"r{i:04d}" for i in range(12)] * 2
     )

@@ -14,7 +14,8 @@ import pytest
 
 from dgbatch.errors import OutputError
 from dgbatch.runner import submit as steps
-from dgbatch.runner.catalog import export, sql
+from dgbatch.runner.catalog import sql
+from dgbatch.runner.export import export
 from dgbatch.runner.run_folder import Run
 from tests.cli.command import dgbatch
 from tests.fake_engine import PATH, fake_job
