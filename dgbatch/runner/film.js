@@ -90,7 +90,8 @@
 
   function build() {
     const stage = part("stage");
-    stage.replaceChildren();
+    const sheet = make("div", "film-sheet");
+    stage.replaceChildren(sheet);
     film.cells = [];
     let columns = 0, widest = 0;
     const last = film.frames.filter((frame) => frame.settled);
@@ -98,22 +99,23 @@
       const cells = frame.tokens.map((token, i) => {
         const position = frame.canvas * film.length + i;
         const cut = position >= film.file.tokens;
-        if (position === film.file.tokens && position > 0) stage.append(make("span", "film-end"));
+        if (position === film.file.tokens && position > 0) sheet.append(make("span", "film-end"));
         const text = cut ? "·" : glyphs(film.file.pieces[token]);
         const cell = make("span", cut ? "film-cell film-cut" : "film-cell");
         cell.dataset.position = position;
         cell.append(make("span", "film-size", text), make("span", "film-now"), make("span", "film-was"));
-        stage.append(cell);
+        sheet.append(cell);
         columns += cut ? 0 : [...text].length;
         widest = Math.max(widest, columns);
         const lines = cut ? 0 : film.file.pieces[token].split("\n").length - 1;
-        for (let line = 0; line < lines; line++) stage.append(document.createElement("br"));
+        for (let line = 0; line < lines; line++) sheet.append(document.createElement("br"));
         if (lines) columns = 0;
         return { cell, now: cell.children[1], was: cell.children[2], room: Math.max(1, [...text].length), cut };
       });
       film.cells.push({ cells, shown: null });
-      if (frame.canvas + 1 < last.length) stage.append(make("span", "film-edge"));
+      if (frame.canvas + 1 < last.length) sheet.append(make("span", "film-edge"));
     });
+    stage.classList.toggle("film-prose", widest > 30);
     stage.style.setProperty("--film-columns", Math.min(48, Math.max(8, widest)));
   }
 
@@ -138,7 +140,7 @@
       cell.classList.toggle("film-raw", !frame.entropy);
       cell.style.setProperty("--heat", frame.entropy && current ? heat(frame.entropy[i]).toFixed(3) : 0);
       const before = frame.was.get(i);
-      was.textContent = before === undefined ? "" : fit(before, Math.max(2, room));
+      was.textContent = before === undefined ? "" : fit(before, Math.max(2, room)).trim();
       cell.classList.toggle("film-revised", before !== undefined);
       cell.classList.remove("film-flash");
       if (frame.flash.has(i) && frame === film.frames[at]) {
@@ -337,7 +339,7 @@
     if (file.film.length < file.canvases) facts.push(`the first ${file.film.length} canvases were filmed`);
     part("facts").replaceChildren(...facts.map((fact) => make("span", "", fact)));
     part("slider").max = film.frames.length - 1;
-    part("most").textContent = `${nats(film.most)} nats`;
+    part("most").textContent = `unsure: ${nats(film.most)} nats`;
     build();
     curves();
     draw(poster());
@@ -355,6 +357,10 @@
   part("back").addEventListener("click", () => seek(at - 1));
   part("on").addEventListener("click", () => seek(at + 1));
   part("show").addEventListener("change", () => draw(at));
+  part("curves").addEventListener("pointerdown", (event) => {
+    const box = part("curves").getBoundingClientRect();
+    seek(Math.round(((event.clientX - box.left) / box.width) * (film.frames.length - 1)));
+  });
   const pointed = (event) => {
     const cell = event.target.closest(".film-cell");
     if (cell && !cell.classList.contains("film-hidden")) look(Number(cell.dataset.position));

@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 Film = Mapping[str, Any]  # as `filming.film_bytes` writes it
+TEXTS, COUNTS = ("id", "prompt", "text", "finish_reason"), ("tokens", "canvases", "denoise_steps", "revised_tokens")
 
 
 def films(run: Run) -> list[Film]:
@@ -64,12 +65,14 @@ def _read(data: bytes) -> Film | None:
 def _is_whole(film: Film) -> bool:
     """Whether film.js can play it: every list is as long as the canvas, and every token has a piece."""
     length, size, pieces = film["canvas_length"], film["token_bytes"], film["pieces"]
-    if not film["film"] or not all(isinstance(piece, str) for piece in pieces):
+    texts, counts = [*pieces, *(film[name] for name in TEXTS)], [film[name] for name in COUNTS]
+    if not (film["film"] and all(isinstance(t, str) for t in texts) and all(isinstance(n, int) for n in counts)):
         return False
     for canvas in film["film"]:
         steps = canvas["steps"]
         tokens = [canvas["noise"], *(step[name] for step in steps for name in ("tokens", "argmax"))]
-        others = [(step["entropy"], 2 * length) for step in steps] + [(step["accepted"], -(-length // 8)) for step in steps]
+        others = [(step["entropy"], 2 * length) for step in steps]
+        others += [(step["accepted"], -(-length // 8)) for step in steps]
         if not steps or any(len(_raw(text)) != expected for text, expected in others):
             return False
         for raw in map(_raw, tokens):
