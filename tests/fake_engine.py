@@ -35,7 +35,17 @@ import pyarrow.parquet as pq
 
 from dgbatch.engine.phases import PHASES
 from dgbatch.errors import CheckpointError
-from dgbatch.records import Completion, CurvePoint, EngineConfig, EngineStats, Prompt, Rejection
+from dgbatch.records import (
+    CanvasFilm,
+    Completion,
+    CurvePoint,
+    EngineConfig,
+    EngineStats,
+    Film,
+    Frame,
+    Prompt,
+    Rejection,
+)
 from dgbatch.runner import faults
 from dgbatch.runner.local_folder import LocalFolder
 
@@ -180,7 +190,28 @@ def reversed_prompt(prompt: Prompt, steps: int = 1) -> Completion:
         queue_s=0.5,
         prefill_s=time.perf_counter() % 0.125,  # no two runs share it
         denoise_s=0.25,
+        film=text_film(text, steps) if prompt.film else None,
     )
+
+
+def text_film(text: str, steps: int) -> Film:
+    """One canvas that accepts a text in equal parts, from the left, out of noise of question marks; its last token
+    ends the turn.
+    """
+    ids = (*map(ord, text), 1)
+    sure = [len(ids) * (step + 1) // steps for step in range(steps)]
+    frames = tuple(
+        Frame(
+            tokens=(*ids[:known], *[ord("?")] * (len(ids) - known)),
+            accepted=tuple(position < known for position in range(len(ids))),
+            argmax=ids,
+            entropy=tuple(0 if position < known else 64 for position in range(len(ids))),
+        )
+        for known in sure
+    )
+    noise = tuple([ord("?")] * len(ids))
+    pieces = {id: "<end>" if id == 1 else chr(id) for id in sorted({*ids, *noise})}
+    return Film((CanvasFilm(noise, frames),), pieces, frozenset({1}))
 
 
 def _obey(orders: str, flying: int) -> None:

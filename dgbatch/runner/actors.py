@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgbatch.records import EngineConfig
 from dgbatch.runner.drain import draining_nodes, node_of
+from dgbatch.runner.filming import filmed_shards
 from dgbatch.runner.ray_session import ray_reason
 from dgbatch.runner.report import Report
 from dgbatch.runner.worker import Worker
@@ -47,6 +48,7 @@ class Actors:
     def __init__(self, spec: JobSpec, plan: Plan, run_path: str, engine: str, size: Crew, log: LogIds | None = None):
         self.spec, self.plan, self.run_path, self.engine, self.size = spec, plan, run_path, engine, size
         self.log = log
+        self.filmed = filmed_shards(plan.shards, spec.output.films)
         self._at_work: dict[str, Actor] = {}
         self._asked: dict[Any, Actor] = {}  # by the answer that will come, the oldest first
 
@@ -77,8 +79,9 @@ class Actors:
         needs = {"num_gpus": self.size.gpus, "num_cpus": self.size.cpus}
         remote = ray.remote(Worker).options(**needs, max_restarts=0, max_task_retries=0)
         handle = remote.remote(
-            name, self.spec, self.plan.schema, self.run_path, config, self.engine, heed_sigterm=True, log=self.log
-        )
+            name, self.spec, self.plan.schema, self.run_path, config, self.engine,
+            heed_sigterm=True, log=self.log, filmed=self.filmed,
+        )  # fmt: skip
         LOG.info("%s is started", name)
         actor = self._at_work[name] = Actor(name, handle, moved_at=time.monotonic())
         return actor

@@ -90,6 +90,9 @@ class OutputSpec(Block):
         description="Add revised_tokens, mean_entropy, queue_s, prefill_s and denoise_s to each row. The times differ "
         "between two runs, so the bytes of the files do too.",
     )
+    films: int = Field(
+        default=4, ge=0, le=64, description="Rows whose denoising is kept step by step, to be looked at in the report."
+    )
     duckdb: Text | None = Field(
         default=None, repr=False, description="A DuckDB file to write the completions to at the end."
     )

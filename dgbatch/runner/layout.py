@@ -14,6 +14,7 @@ EVENTS = f"{OURS}/events.jsonl"
 ATTEMPTS = f"{OURS}/attempts.json"
 METRICS = f"{OURS}/metrics.prom"  # the last page, once the driver is done
 LOGS = f"{OURS}/logs"
+FILMS = f"{OURS}/films"
 LOCK = f"{OURS}/lock.json"
 GUARD = f"{OURS}/lock.guard"
 REPORT = f"{OURS}/report.html"

@@ -31,6 +31,7 @@ from dgbatch.runner.achieved import Floor
 from dgbatch.runner.commits import Commit
 from dgbatch.runner.due_rows import due_rows
 from dgbatch.runner.faults import open_folder
+from dgbatch.runner.filming import Filming
 from dgbatch.runner.model import ENGINE, load_engine
 from dgbatch.runner.open_piece import OpenPiece, RowKey, poisoned
 from dgbatch.runner.process_log import worker_log
@@ -57,7 +58,7 @@ class Worker:
     """One engine and the pieces it works on. A plain class: actors.py gives it a process of its own.
 
     heed_sigterm: whether the process is this worker's alone, so that a SIGTERM is meant for it. log: of whose work the
-    process keeps a log, where it is this worker's alone.
+    process keeps a log, where it is this worker's alone. filmed: indexes of the shards whose first row is filmed.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Worker:
         engine: str = ENGINE,
         heed_sigterm: bool = False,
         log: LogIds | None = None,
+        filmed: frozenset[int] = frozenset(),
     ):
         self._open: list[OpenPiece] = []
         self._log = worker_log(log, name, lambda: [opened.place[0] for opened in self._open])
@@ -82,6 +84,7 @@ class Worker:
         self._schemas = schemas(spec, schema)
         self._renderer = Renderer(spec, schema.names)
         self._rules = Rules(spec.accept)
+        self._filming = Filming(self._folder, filmed)
         wanted = (*self._renderer.columns, *self._rules.columns, *self._schemas.input_columns)
         self._columns = list(dict.fromkeys(wanted))
         self._changed = threading.Condition()  # guards what both threads change: these, up to _leave_at, and the bounds
@@ -271,7 +274,7 @@ class Worker:
                 else:
                     opened.waiting[row_id, sample] = (position, row)
                     self._owner[row_id, sample] = opened
-                    yield prompt
+                    yield self._filming.ask(prompt, opened, number)
 
     def _begin(self, opened: OpenPiece) -> bool:
         """Take some more rows of a piece, so that nobody cuts them off; False when there are none."""
@@ -323,6 +326,7 @@ class Worker:
         except Exception as error:  # disk full, store away: the piece is tried again
             LOG.error("%s cannot be written", opened.task.piece, exc_info=True, extra=_about(opened))
             return Failure.of(error, opened.place)
+        self._filming.keep(index, rows)
         codes = Counter(row.error_code for row in quarantined)
         LOG.info(
             "%s written: %d rows%s", opened.task.piece, len(rows),

@@ -22,6 +22,7 @@ def test_fingerprint_follows_what_changes_rows_and_nothing_else(make_job, some_r
         return fingerprint(changed, make_plan(changed))
 
     same = ["name=x", "workers.count=3", "workers.canvases=2", "retry.shard_attempts=9", "output.path=elsewhere"]
+    same.append("output.films=0")
     assert {of(override) for override in same} == {base}
     other = [
         "generation.seed=1", "generation.samples=2", "generation.stop=[a]", "prompt.template=x {{ prompt }}",
