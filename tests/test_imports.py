@@ -46,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "dgbatch.runner.catalog": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
     "dgbatch.runner.export": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
     "dgbatch.runner.condition": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
+    "dgbatch.runner.parts": {"duckdb", "dgbatch.runner"},
     "dgbatch.runner.plots": {"plotly", "dgbatch.runner"},
     "dgbatch.runner.worker": {"pyarrow", "dgbatch.engine", "dgbatch.runner", "dgbatch.records", "dgbatch.errors"},
     "dgbatch.runner.model": {

@@ -7,7 +7,7 @@ with what is known of each). DuckDB reads them as Arrow datasets; what a query i
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -21,9 +21,6 @@ from dgbatch.runner.ledger import Ledger
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.sink import stored_schema
 
-Ask = Callable[..., list[tuple[Any, ...]]]
-PART_ROWS = 200_000
-PART_FILES = 400  # Arrow keeps the footer of each file that it has read
 READ_ONLY = {"SELECT", "EXPLAIN", "MULTI"}  # MULTI is PIVOT, which becomes several
 CLOSED = {
     "autoinstall_known_extensions": "false",
@@ -58,7 +55,7 @@ PLANNED, SUMMED = SHARDS.names[:6], SHARDS.names[8:14]
 
 def sql(run: Run, query: str) -> pa.Table:
     """The answer to one read-only query over completions, quarantine and shards; QueryError in DuckDB's words."""
-    with _explained(run), connected(run) as connection:
+    with explained(run), connected(run) as connection:
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         statements = connection.extract_statements(query)
@@ -72,20 +69,6 @@ def sql(run: Run, query: str) -> pa.Table:
         if answer is None:
             raise QueryError(f"SQL: the query has no answer: {' '.join(query.split())[:80]!r}")
         return _whole_numbers(answer.to_arrow_table())
-
-
-def in_parts(run: Run, kind: str, ledger: Ledger, rows: int = PART_ROWS) -> Iterator[Ask]:
-    """Ask something of all committed rows, some files at a time: what is added up does not grow with the run.
-
-    kind: data or quarantine. For each part a function that takes a query over `rows` and values for its ?, and gives
-    the answer as tuples. Temporary tables of one part are gone in the next.
-    """
-    records: list[FileRecord] = getattr(ledger, kind)
-    _refuse_gone(run, kind, records)
-    for part in _parts(records, rows):
-        with _explained(run), duckdb.connect(":memory:", config=CLOSED) as connection:
-            connection.register("rows", _files(run, kind, part, for_duckdb=True))
-            yield lambda query, values=(): connection.execute(query, values).fetchall()
 
 
 @contextmanager
@@ -114,11 +97,11 @@ def _whole_numbers(answer: pa.Table) -> pa.Table:
 
 def dataset(run: Run, kind: str, ledger: Ledger, for_duckdb: bool = False) -> ds.Dataset:
     records: list[FileRecord] = getattr(ledger, kind)
-    _refuse_gone(run, kind, records)
-    return _files(run, kind, records, for_duckdb)
+    refuse_gone(run, kind, records)
+    return files(run, kind, records, for_duckdb)
 
 
-def _refuse_gone(run: Run, kind: str, records: Sequence[FileRecord]) -> None:
+def refuse_gone(run: Run, kind: str, records: Sequence[FileRecord]) -> None:
     """OutputError when a file that a record names is not there any more."""
     present = {*run.folder.list(kind)} if records else set()
     if gone := [str(run.folder.at(file.name)) for file in records if file.name not in present]:
@@ -128,24 +111,14 @@ def _refuse_gone(run: Run, kind: str, records: Sequence[FileRecord]) -> None:
         )
 
 
-def _files(run: Run, kind: str, records: Sequence[FileRecord], for_duckdb: bool) -> ds.Dataset:
+def files(run: Run, kind: str, records: Sequence[FileRecord], for_duckdb: bool) -> ds.Dataset:
+    """These files of data/ or quarantine/, which are there, as one table."""
     fmt = run.spec.output.format
     schema = stored_schema(getattr(run.schemas, kind), fmt)
     schema = without_float16(schema) if for_duckdb else schema
     if not records:
         return ds.dataset(schema.empty_table())
     return run.folder.dataset([file.name for file in records], schema, "parquet" if fmt == "parquet" else "ipc")
-
-
-def _parts(records: Sequence[FileRecord], rows: int) -> Iterator[list[FileRecord]]:
-    part: list[FileRecord] = []
-    for record in records:
-        if part and (sum(file.rows for file in part) + record.rows > rows or len(part) >= PART_FILES):
-            yield part
-            part = []
-        part.append(record)
-    if part:
-        yield part
 
 
 def without_float16(schema: pa.Schema) -> pa.Schema:
@@ -170,7 +143,8 @@ def _shards(run: Run, ledger: Ledger) -> pa.Table:
 
 
 @contextmanager
-def _explained(run: Run) -> Iterator[None]:
+def explained(run: Run) -> Iterator[None]:
+    """What DuckDB says, as QueryError; OutputError where it is about a file of the run."""
     try:
         yield
     except duckdb.Error as error:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from dgbatch.runner.distribution import Distribution, distribution
+from dgbatch.runner.distribution import Distribution, distribution, of_buckets
 from dgbatch.runner.row_counts import RowCounts, count_rows
 from dgbatch.runner.status import Status, status_of
+from dgbatch.runner.sums import BOUNDS, Sums
 from dgbatch.runner.timeline import Life, Session, Throughput, lives, sessions, throughput
 
 if TYPE_CHECKING:
     from dgbatch.runner.commits import Commit
-    from dgbatch.runner.ledger import Ledger
     from dgbatch.runner.run_folder import Run
 
 SLOWEST_SHARDS = 5
@@ -70,8 +70,9 @@ class Figures:
         return sum(session.seconds for session in self.sessions)
 
     def per_s(self, amount: float) -> float | None:
-        """Over all of the work."""
-        return amount / self.work_s if self.work_s > 0 else None
+        """Over the time in which rows were at work."""
+        busy_s = self.throughput.busy_s if self.throughput else 0.0
+        return amount / busy_s if busy_s > 0 else None
 
     def to_json(self) -> dict[str, Any]:
         """What `--json` prints of it."""
@@ -107,23 +108,31 @@ def figures(run: Run, price_per_gpu_hour: float | None = None, now: datetime | N
         throughput=throughput(found, events, commits),
         lives=tuple(workers),
         counts=counts,
-        distributions=_distributions(counts, ledger, run.spec.output.metrics),
-        revised_tokens=counts.revised_tokens if run.spec.output.metrics else None,
+        distributions=_distributions(counts, ledger.tally.sums, run.spec.output.metrics),
+        revised_tokens=_revised(counts, ledger.tally.sums, run.spec.output.metrics),
         slowest_shards=tuple(sorted(commits, key=_per_row, reverse=True)[:SLOWEST_SHARDS]),
         cost=_cost(run, workers, price_per_gpu_hour),
         events=tuple(events),
     )
 
 
-def _distributions(counts: RowCounts, ledger: Ledger, measured: bool) -> Distributions:
+def _distributions(counts: RowCounts, sums: Sums, measured: bool) -> Distributions:
+    took = sums.row_duration_s
+    recorded = of_buckets(BOUNDS["row_duration_s"], took.counts, took.sum)
     return Distributions(
         prompt_tokens=distribution(counts.prompt_tokens),
         tokens=distribution(counts.tokens),
         steps_per_canvas=distribution(counts.steps_per_canvas),
         tokens_per_forward=distribution(counts.tokens_per_forward),
-        seconds=distribution(counts.seconds) if measured else None,
-        seconds_from="columns" if measured else "",
+        seconds=distribution(counts.seconds) if measured else recorded,
+        seconds_from="columns" if measured else "records" if recorded else "",
     )
+
+
+def _revised(counts: RowCounts, sums: Sums, measured: bool) -> int | None:
+    if measured:
+        return counts.revised_tokens
+    return sums.revised_tokens if sums else None
 
 
 def _per_row(commit: Commit) -> float:

@@ -7,10 +7,9 @@ Content-Security-Policy), so that a row cannot do more than be read.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -79,7 +78,7 @@ def report_at_the_end(run: Run) -> str:
 
 def render(run: Run, found: Figures) -> str:
     """The page."""
-    return _template().render(
+    return _template(run.spec.hide).render(
         run=run,
         info=run.info,
         found=found,
@@ -90,6 +89,7 @@ def render(run: Run, found: Figures) -> str:
         happened=_happened(found),
         plots=_plots(found),
         phases=_phases(found),
+        engine=_engine(found),
         films=_films(run),
         library=plots.library(),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
@@ -126,6 +126,25 @@ def _phases(found: Figures) -> list[tuple[str, str, float, float]]:
         (phase, sum(life.phases.get(phase, 0.0) for life in found.lives)) for phase in plots.known_phases(found.lives)
     ]
     return [(phase.replace("_", " "), plots.colour(phase), took, took / total) for phase, took in seconds]
+
+
+def _engine(found: Figures) -> list[str]:
+    """What else the workers' stats say, over all of them."""
+    stats = [life.stats for life in found.lives if life.stats]
+
+    def total(name: str) -> int:
+        return sum(int(each.get(name) or 0) for each in stats)
+
+    said = []
+    if total("passes"):
+        said.append(f"{total('tiles') / total('passes'):.1f} tiles in a pass")
+    if total("shared_tokens"):
+        said.append(f"{total('shared_tokens'):,} prompt tokens found in the prefix cache")
+    if peak := max((int(each.get("peak_bytes") or 0) for each in stats), default=0):
+        said.append(f"peak memory {peak / 2**30:.1f} GiB")
+    if ratios := [float(each["roofline"]) for each in stats if each.get("roofline")]:
+        said.append(f"{sum(ratios) / len(ratios):.0%} of the device's limit while denoising")
+    return said
 
 
 def _proof(found: Figures) -> tuple[str, str]:
@@ -178,11 +197,12 @@ def _put(out: str, page: bytes) -> None:
         raise of_os_error(error, f"--out {out}: cannot be written", "Choose another name.") from error
 
 
-@cache
-def _template() -> jinja2.Template:
+def _template(hide: Callable[[str], str]) -> jinja2.Template:
+    """hide: puts ${NAME} in place of a secret, in all that is printed from data."""
     parts = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
+        finalize=lambda value: hide(value) if type(value) is str else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

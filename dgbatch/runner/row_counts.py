@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dgbatch.runner.accept import Rules
-from dgbatch.runner.catalog import Ask, in_parts
+from dgbatch.runner.parts import Ask, in_parts
 
 if TYPE_CHECKING:
     from dgbatch.runner.ledger import Ledger
@@ -36,7 +36,7 @@ COUNTED = f"""
 select grouping(prompt, generated, steps, forward, finish, took) as which,
        coalesce(prompt, generated, steps, forward, took), finish, count(*), sum(canvases)
 from (select prompt_tokens as prompt, tokens as generated, canvases, finish_reason as finish,
-             round({FINE}.0 * denoise_steps / canvases) / {FINE} as steps,
+             round(denoise_steps / canvases) as steps,
              round({FINE}.0 * tokens / denoise_steps) / {FINE} as forward,
              exp(round(ln(greatest(seconds, 0.0001)) * {STEP}) / {STEP}) as took
       from narrow)
@@ -77,7 +77,7 @@ class RowCounts:
 
     prompt_tokens: Counter[float] = field(default_factory=Counter)  # value -> rows
     tokens: Counter[float] = field(default_factory=Counter)
-    steps_per_canvas: Counter[float] = field(default_factory=Counter)  # mean of a row -> canvases
+    steps_per_canvas: Counter[float] = field(default_factory=Counter)  # mean of a row, rounded -> canvases
     tokens_per_forward: Counter[float] = field(default_factory=Counter)
     seconds: Counter[float] = field(default_factory=Counter)  # nothing where the job does not keep them
     finish: Counter[str] = field(default_factory=Counter)
@@ -121,7 +121,7 @@ class RowCounts:
 
 
 def count_rows(run: Run, ledger: Ledger) -> RowCounts:
-    """All that is committed. Raises OutputError for a file that is gone, QueryError for one that cannot be read."""
+    """All that is committed. Raises OutputError for a file that is gone or cannot be read."""
     counts, rules = RowCounts(), Rules(run.spec.accept).names
     for ask in in_parts(run, "data", ledger):
         counts.add_data(ask, rules, run.spec.output.metrics)

@@ -47,6 +47,7 @@ class Throughput:
     rows_per_s: tuple[float, ...]
     restarts: tuple[tuple[float, float], ...]  # (at second of work, seconds of rest before it)
     losses: tuple[tuple[float, str], ...]  # (at second of work, worker)
+    busy_s: float  # in which rows were at work: without starting, loading and the proof
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,12 @@ class Life:
     device: str
     where: str
     seconds: float  # loading included where its stats say how long it took
-    phases: Mapping[str, float]  # seconds of its stats; empty where the run has none
+    stats: Event  # its worker_stats; empty where the run has none
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds by phase."""
+        return _phases(self.stats)
 
 
 def seconds_of(at: str) -> float:
@@ -118,6 +124,7 @@ def throughput(found: Sequence[Session], events: Sequence[Event], commits: Itera
             for event in events
             if event.get("kind") == "worker_lost"
         ),
+        busy_s=covered((seconds_of(commit.committed_at), commit.seconds) for commit in commits),
     )
 
 
@@ -127,21 +134,21 @@ def lives(found: Sequence[Session], events: Sequence[Event], commits: Iterable[C
     ready: dict[str, tuple[float, Event]] = {}
     last_seen = 0.0
 
-    def end(worker: str, at: float, phases: Mapping[str, float]) -> None:
+    def end(worker: str, at: float, stats: Event) -> None:
         since, event = ready.pop(worker)
-        seconds = max(0.0, at - since) + phases.get("load", 0.0)
-        made.append(Life(worker, str(event.get("device", "")), str(event.get("where", "")), seconds, phases))
+        seconds = max(0.0, at - since) + _phases(stats).get("load", 0.0)
+        made.append(Life(worker, str(event.get("device", "")), str(event.get("where", "")), seconds, stats))
 
     for event in events:
         kind, worker, at = event.get("kind", ""), str(event.get("worker", "")), seconds_of(event["at"])
-        phases = _phases(event) if kind == "worker_stats" else {}
+        stats = event if kind == "worker_stats" else {}
         if kind == "started":
             for name in list(ready):
                 end(name, last_seen, {})
         elif kind in (*GONE, "worker_stats", "worker_ready") and worker in ready:
-            end(worker, last_seen if kind == "worker_ready" else at, phases)
-        elif phases:  # told after its end
-            _tell(made, worker, phases)
+            end(worker, last_seen if kind == "worker_ready" else at, stats)
+        elif stats:  # told after its end
+            _tell(made, worker, stats)
         if kind == "worker_ready":
             ready[worker] = (at, event)
         last_seen = at
@@ -150,16 +157,16 @@ def lives(found: Sequence[Session], events: Sequence[Event], commits: Iterable[C
     return made or [Life(worker, "", "", seconds, {}) for worker, seconds in sorted(_at_work(commits).items())]
 
 
-def _phases(event: Event) -> dict[str, float]:
-    return {str(name): float(took) for name, took in dict(event.get("seconds") or {}).items()}
+def _phases(stats: Event) -> dict[str, float]:
+    return {str(name): float(took) for name, took in dict(stats.get("seconds") or {}).items()}
 
 
-def _tell(made: list[Life], worker: str, phases: Mapping[str, float]) -> None:
-    """Give phases to the last life of a worker that has none."""
+def _tell(made: list[Life], worker: str, stats: Event) -> None:
+    """Give stats to the last life of a worker that has none."""
     for index in reversed(range(len(made))):
         life = made[index]
-        if life.worker == worker and not life.phases:
-            made[index] = replace(life, phases=phases, seconds=life.seconds + phases.get("load", 0.0))
+        if life.worker == worker and not life.stats:
+            made[index] = replace(life, stats=stats, seconds=life.seconds + _phases(stats).get("load", 0.0))
             return
 
 
@@ -168,15 +175,20 @@ def _at_work(commits: Iterable[Commit]) -> dict[str, float]:
     spans: dict[str, list[tuple[float, float]]] = {}
     for commit in commits:
         end = seconds_of(commit.committed_at)
-        spans.setdefault(commit.worker, []).append((end - commit.seconds, end))
+        spans.setdefault(commit.worker, []).append((end, commit.seconds))
     seconds = {}
     for worker, pieces in spans.items():
-        total, until = 0.0, float("-inf")
-        for begin, end in sorted(pieces):
-            total += max(0.0, end - max(begin, until))
-            until = max(until, end)
-        seconds[worker] = total
+        seconds[worker] = covered(pieces)
     return seconds
+
+
+def covered(pieces: Iterable[tuple[float, float]]) -> float:
+    """Seconds in which at least one of these (end, seconds) was at work."""
+    total, until = 0.0, float("-inf")
+    for begin, end in sorted((end - seconds, end) for end, seconds in pieces):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total
 
 
 def _session_of(found: Sequence[Session], at: float) -> Session:
