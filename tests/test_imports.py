@@ -44,6 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "dgbatch.runner.generation": {"pydantic", "pyarrow", "dgbatch.errors", "dgbatch.records", "dgbatch.runner"},
     "dgbatch.runner.spec": {"pydantic", "yaml", "dgbatch.errors", "dgbatch.runner"},
     "dgbatch.runner.catalog": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
+    "dgbatch.runner.row_difference": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
     "dgbatch.runner.condition": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
     "dgbatch.runner.plots": {"plotly", "dgbatch.runner"},
     "dgbatch.runner.worker": {"pyarrow", "dgbatch.engine", "dgbatch.runner", "dgbatch.records", "dgbatch.errors"},
