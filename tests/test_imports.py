@@ -45,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "dgbatch.runner.spec": {"pydantic", "yaml", "dgbatch.errors", "dgbatch.runner"},
     "dgbatch.runner.catalog": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
     "dgbatch.runner.export": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
+    "dgbatch.runner.row_difference": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
     "dgbatch.runner.condition": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},
     "dgbatch.runner.parts": {"duckdb", "dgbatch.runner"},
     "dgbatch.runner.plots": {"plotly", "dgbatch.runner"},

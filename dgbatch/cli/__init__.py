@@ -11,6 +11,7 @@ import typer
 from dgbatch.cli.bench import bench
 from dgbatch.cli.chaos import chaos
 from dgbatch.cli.dashboards import dashboards
+from dgbatch.cli.diff import diff
 from dgbatch.cli.doctor import doctor
 from dgbatch.cli.export import export
 from dgbatch.cli.init import init
@@ -49,7 +50,7 @@ def version(
         raise typer.Exit
 
 
-for command in (init, plan, submit, status, logs, ls, verify, retry, sql, export, report, chaos, doctor):
+for command in (init, plan, submit, status, logs, ls, verify, retry, sql, export, report, diff, chaos, doctor):
     app.command()(command)
 app.add_typer(dashboards, name="dashboards")
 app.add_typer(bench, name="bench")

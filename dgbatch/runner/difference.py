@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dgbatch.runner import formats
@@ -29,7 +29,7 @@ DIGITS = 12  # of a checksum: enough to tell two apart
 
 def job_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines on two `JobSpec.public`, of what decides rows or tokens."""
-    return [line for path, was, now in changed_fields(old, new) for line in _lines(path, _text(was), _text(now))]
+    return setting_lines(changed_fields(old, new))
 
 
 def input_difference(old: Plan, new: Plan) -> list[str]:
@@ -40,13 +40,18 @@ def input_difference(old: Plan, new: Plan) -> list[str]:
         line
         for name in names
         if before.get(name) != after.get(name)
-        for line in _apart(f"input file {_text(name)}", _file(before.get(name)), _file(after.get(name)))
+        for line in _apart(f"input file {setting_text(name)}", _file(before.get(name)), _file(after.get(name)))
     ]
 
 
 def model_difference(checkpoint: str, was: str, now: str) -> list[str]:
     """Lines on the files of a checkpoint of which only the checksums are known."""
-    return _apart(f"model files of {_text(checkpoint)}", f"checksum {was[:DIGITS]}", f"checksum {now[:DIGITS]}")
+    return _apart(f"model files of {setting_text(checkpoint)}", f"checksum {was[:DIGITS]}", f"checksum {now[:DIGITS]}")
+
+
+def setting_lines(changed: Iterable[tuple[str, Any, Any]]) -> list[str]:
+    """Lines on settings, each (path, before, after)."""
+    return [line for path, was, now in changed for line in _lines(path, setting_text(was), setting_text(now))]
 
 
 def _lines(what: str, was: str, now: str) -> list[str]:
@@ -69,7 +74,8 @@ def _file(file: InputFile | None) -> str:
     return f"{file.rows:,} rows, {file.bytes:,} bytes, {part} {file.digest[:DIGITS]}"
 
 
-def _text(value: Any) -> str:
+def setting_text(value: Any) -> str:
+    """A value of a setting as people are shown it: nothing in it moves the cursor."""
     if value is None:
         return "not set"
     if not isinstance(value, str):

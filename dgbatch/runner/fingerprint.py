@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from dgbatch.runner.location import DEMO
 
 if TYPE_CHECKING:
     from dgbatch.runner.plan import Plan
     from dgbatch.runner.spec import JobSpec
 
+PACKAGED = DEMO.parent / "checkpoint"
+
 
 def _what_counts(public: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a job that decide tokens or rows, out of `JobSpec.public`."""
     parts = {key: public[key] for key in ("model", "input", "prompt", "generation", "accept") if key in public}
+    if os.path.realpath(str(parts.get("model", {}).get("checkpoint"))) == os.path.realpath(PACKAGED):
+        parts["model"] = {**parts["model"], "checkpoint": "demo"}  # by its path it is the same one
     if "output" in public:
         keys = ("format", "columns", "metrics")
         parts["output"] = {key: public["output"][key] for key in keys if key in public["output"]}
@@ -35,9 +42,18 @@ def fingerprint(spec: JobSpec, plan: Plan) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
-def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(path, before, after) of each field that counts and differs in two `JobSpec.public`; None: not set."""
-    before, after = dict(_leaves(_what_counts(old))), dict(_leaves(_what_counts(new)))
+def changed_fields(
+    old: Mapping[str, Any], new: Mapping[str, Any], all_of_them: bool = False
+) -> list[tuple[str, Any, Any]]:
+    """(path, before, after) of each field that differs in two `JobSpec.public`; None: not set.
+
+    Of those that count alone, unless all of them are asked for. Where the input lies does not count.
+    """
+    if not all_of_them:
+        old, new = _what_counts(old), _what_counts(new)
+        for parts in (old, new):
+            parts["input"] = {key: value for key, value in parts.get("input", {}).items() if key != "path"}
+    before, after = dict(_leaves(old)), dict(_leaves(new))
     paths = [*before, *(path for path in after if path not in before)]
     values = [(path, before.get(path), after.get(path)) for path in paths]
     return [(path, was, now) for path, was, now in values if was != now]

@@ -45,6 +45,7 @@ class Status:
     eta_s: float | None
     workers: int
     reason: str = ""  # why it failed or was cancelled
+    rows_per_s: float | None = None
 
     @property
     def exit_code(self) -> int:
@@ -91,6 +92,7 @@ def status_of(run: Run, now: datetime | None = None, ledger: Ledger | None = Non
         eta_s=left / rows_per_s if alive and rows_per_s else None,
         workers=workers if alive else 0,
         reason=reason,
+        rows_per_s=rows_per_s,
     )
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from dgbatch.errors import OutputError
 from dgbatch.runner.difference import input_difference, job_difference, model_difference
+from dgbatch.runner.fingerprint import changed_fields, fingerprint
+from dgbatch.runner.location import DEMO
 from dgbatch.runner.plan import make_plan
 from dgbatch.runner.submit import refuse_other_job, refuse_other_model
 from tests.runner.conftest import MakeJob
@@ -35,6 +37,25 @@ def test_short_values_share_a_line_and_long_ones_stand_below_each_other(make_job
         "generation.seed: 0 -> 1",
         'output.columns: [] -> ["n"]',
         'accept.rules: not set -> [{"equals": "answer"}]',
+    ]
+
+
+def test_demo_by_its_name_and_by_its_path_is_one_checkpoint_and_one_input(make_job, some_rows, tmp_path):
+    by_name = make_job(some_rows(2), "input.path=demo")
+    by_path = make_job(None, f"input.path={DEMO}", f"model.checkpoint={DEMO.parent / 'checkpoint'}")
+    assert by_path.model.checkpoint != by_name.model.checkpoint
+    assert job_difference(by_name.public(), by_path.public()) == []
+    assert fingerprint(by_name, make_plan(by_name)) == fingerprint(by_path, make_plan(by_path))
+    other = make_job(None, f"model.checkpoint={tmp_path}")
+    assert job_difference(by_name.public(), other.public()) == [f"model.checkpoint: demo -> {tmp_path}"]
+
+
+def test_where_the_input_lies_is_no_difference_when_its_files_are_the_same(make_job, some_rows):
+    here, there = (make_job(some_rows(2)).public() for _ in range(2))
+    there["input"]["path"] = "elsewhere/in.parquet"
+    assert job_difference(here, there) == []
+    assert changed_fields(here, there, all_of_them=True) == [
+        ("input.path", here["input"]["path"], "elsewhere/in.parquet")
     ]
 
 
