@@ -26,12 +26,14 @@ import signal
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dgbatch.engine.phases import PHASES
 from dgbatch.errors import CheckpointError
 from dgbatch.records import Completion, CurvePoint, EngineConfig, EngineStats, Prompt, Rejection
 from dgbatch.runner import faults
@@ -62,7 +64,7 @@ class _Canvas:
 class FakeEngine:
     def __init__(self, config: EngineConfig, settings: dict):
         self.config = config
-        self.stats = EngineStats()
+        self.stats = EngineStats(peak_bytes=1 << 30, seconds=dict.fromkeys(PHASES, 0.0))
         self.in_flight = config.canvases or 8
         self.curve = [] if config.canvases else [CurvePoint(4, 0.5), CurvePoint(8, 0.8)]
         self.model_checksum: str = settings.get("checksum", "fake")
@@ -80,6 +82,7 @@ class FakeEngine:
         file = Path(checkpoint) / "fake.json"
         settings = json.loads(file.read_text()) if file.exists() else {}
         settings |= json.loads(os.environ.get("DGBATCH_FAKE", "{}"))
+        start = time.perf_counter()
         time.sleep(settings.get("load_s", 0.0))
         if "load_error" in settings:
             raise CheckpointError(settings["load_error"])
@@ -87,14 +90,17 @@ class FakeEngine:
             raise RuntimeError(settings["load_crash"])
         if "load_exit" in settings:
             os._exit(settings["load_exit"])
-        return cls(config, settings)
+        engine = cls(config, settings)
+        engine.stats.seconds["load"] = time.perf_counter() - start
+        return engine
 
     def generate(self, prompts: Iterable[Prompt | None]) -> Iterator[Completion | Rejection]:
         waiting: Iterator[Prompt | None] | None = iter(prompts)
         flying: list[_Canvas] = []
         while waiting or flying:
             while waiting and len(flying) < self.in_flight:
-                prompt = next(waiting, StopIteration)
+                with self._phase("tokenize" if flying else "wait_input"):
+                    prompt = next(waiting, StopIteration)
                 if prompt is StopIteration:
                     waiting = None
                     break
@@ -102,24 +108,27 @@ class FakeEngine:
                     break
                 assert isinstance(prompt, Prompt)
                 self.stats.prompts += 1
+                self.stats.shared_tokens += 2
                 if self._first and self.stats.prompts == 1:
                     Path(self._first).touch()
                 _strike("taken", prompt.id)
                 orders = prompt.messages[-1]["content"] + self._orders.get(prompt.id, "")
                 if "!reject" in orders and _lacking(orders):
                     self.stats.rejections += 1
-                    yield Rejection(prompt.id, prompt.sample, "prompt_too_long", "the prompt says so")
+                    with self._phase("wait_output"):
+                        yield Rejection(prompt.id, prompt.sample, "prompt_too_long", "the prompt says so")
                     continue
                 steps = int(order[1]) if (order := re.search(r"!steps=(\d+)", orders)) else 1 + prompt.noise_key % 3
                 flying.append(_Canvas(prompt, orders, steps, steps))
             if not flying:
                 continue
-            time.sleep(self._step_s)
-            self.stats.passes += 1
-            for canvas in flying:
-                _strike("generating", canvas.prompt.id)
-                _obey(canvas.orders, len(flying))
-                canvas.steps_left -= 1
+            with self._phase("denoise"):
+                time.sleep(self._step_s)
+                for canvas in flying:
+                    _strike("generating", canvas.prompt.id)
+                    _obey(canvas.orders, len(flying))
+                    canvas.steps_left -= 1
+            self._count_pass(len(flying))
             for canvas in [canvas for canvas in flying if canvas.steps_left == 0]:
                 flying.remove(canvas)
                 completion = reversed_prompt(canvas.prompt, canvas.steps)
@@ -127,7 +136,26 @@ class FakeEngine:
                 self.stats.denoise_steps += canvas.steps
                 self.stats.tokens += completion.tokens
                 self.stats.prompt_tokens += completion.prompt_tokens
-                yield completion
+                with self._phase("wait_output"):
+                    yield completion
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.stats.seconds[name] += time.perf_counter() - start
+
+    def _count_pass(self, canvases: int) -> None:
+        """Of the time of all steps so far, an eighth each goes to prefill and sample; half of the rest is the floor."""
+        stats = self.stats
+        stats.passes += 1
+        stats.steps += 1
+        stats.tiles += canvases
+        stats.canvas_tiles += canvases
+        seconds = stats.seconds
+        took = sum(seconds[phase] for phase in ("prefill", "denoise", "sample"))
+        seconds.update(prefill=took / 8, sample=took / 8, denoise=took * 3 / 4)
+        stats.floor_s = took * 7 / 16
 
 
 def reversed_prompt(prompt: Prompt, steps: int = 1) -> Completion:
@@ -150,7 +178,7 @@ def reversed_prompt(prompt: Prompt, steps: int = 1) -> Completion:
         revised_tokens=prompt.noise_key % 7,
         mean_entropy=prompt.noise_key % 100 / 128,
         queue_s=0.5,
-        prefill_s=time.perf_counter(),
+        prefill_s=time.perf_counter() % 0.125,  # no two runs share it
         denoise_s=0.25,
     )
 

@@ -118,7 +118,3 @@ class Actors:
         del self._at_work[actor.name]
         self._asked = {answer: other for answer, other in self._asked.items() if other is not actor}
         ray.kill(actor.handle)
-
-    def dismiss(self) -> None:
-        for actor in list(self):
-            self.kill(actor)

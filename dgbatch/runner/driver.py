@@ -21,10 +21,10 @@ from dgbatch.runner.model import ENGINE
 from dgbatch.runner.piece import Piece, Place, Task
 from dgbatch.runner.progress import OnProgress
 from dgbatch.runner.ray_session import ray_session
+from dgbatch.runner.roll_call import farewell, welcome
 from dgbatch.runner.stop_signals import StopSignals
 from dgbatch.runner.telling import Telling
 from dgbatch.runner.watchdog import STARTING
-from dgbatch.runner.welcome import welcome
 
 if TYPE_CHECKING:
     from dgbatch.runner.again import Again
@@ -125,7 +125,8 @@ class Driver:
                 self.losses.keep(time.monotonic())
                 self.tell()
         finally:
-            actors.dismiss()
+            for actor in list(actors):
+                self.dismiss(actor)
             self.losses.keep(time.monotonic(), at_once=True)
             self.measure(at_once=True)
         if self.stopping_at is not None and not self.dispatch.done:
@@ -260,6 +261,7 @@ class Driver:
 
     def dismiss(self, actor: Actor) -> None:
         self.actors.kill(actor)
+        farewell(self.run, actor.name, actor.report)
         self.telling.lost(actor.report)
         self.cuts.pop(actor.name, None)
 

@@ -18,12 +18,13 @@ from dgbatch.runner.layout import METRICS, RUN
 from dgbatch.runner.meter import Meter
 from dgbatch.runner.metrics import page
 from dgbatch.runner.metrics_server import MetricsServer
+from dgbatch.runner.progress import Progress
 from dgbatch.runner.pushgateway import Pushes
 from dgbatch.runner.targets import Target, replace_whole
 
 if TYPE_CHECKING:
     from dgbatch.runner.ledger import Ledger
-    from dgbatch.runner.progress import OnProgress, Progress, State
+    from dgbatch.runner.progress import OnProgress, State
     from dgbatch.runner.run_folder import Run
     from dgbatch.runner.spec import JobSpec
 
@@ -72,6 +73,7 @@ class Exposure:
             except OSError as error:
                 self._untold.append(f"Prometheus will not find this job by itself: {error}")
             run.event("metrics", url=self.url)
+            self._show(Progress("validating", self.spec.name, run.path, note=f"metrics at {self.url}"))
         if self.spec.metrics.push is not None:
             self._pushes = Pushes(self.spec.metrics.push, self.spec.name, lambda: page(meter.moment))
             self._pushes.start()

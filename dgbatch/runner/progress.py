@@ -142,6 +142,8 @@ def panel(progress: Progress) -> RenderableType:
     if progress.quarantined:
         rows = "row" if progress.quarantined == 1 else "rows"
         lines.append(Text(f"{progress.quarantined:,} {rows} quarantined", style="red"))
+    if progress.metrics_url:
+        lines.append(Text(f"metrics  {progress.metrics_url}", style="dim", no_wrap=True, overflow="ellipsis"))
     if progress.note:
         lines.append(Spinner("dots", Text(progress.note, style="yellow")))
     return Group(*lines)

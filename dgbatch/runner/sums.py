@@ -83,7 +83,7 @@ class Sums:
             sum(each.thinking_tokens for each in done),
             tuple(sorted(Counter(codes).items())),
             Histogram.of(BOUNDS["steps_per_canvas"], (steps for each in done for steps in each.canvas_steps)),
-            Histogram.of(BOUNDS["tokens_per_forward"], (each.tokens_per_step for each in done)),
+            Histogram.of(BOUNDS["tokens_per_forward"], (each.tokens_per_step for each in done if each.denoise_steps)),
             Histogram.of(BOUNDS["row_duration_s"], (max(0.0, each.prefill_s + each.denoise_s) for each in done)),
         )
 

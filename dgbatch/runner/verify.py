@@ -26,6 +26,7 @@ from dgbatch.runner.location import join, root
 from dgbatch.runner.prompts import noise_key
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.sink import from_bytes, stored_schema
+from dgbatch.runner.sums_proof import against_sums
 
 if TYPE_CHECKING:
     from dgbatch.runner.plan import Shard
@@ -222,6 +223,8 @@ def _against_record(commit: Commit, table: pa.Table | None, kind: str) -> list[s
         for name, value in actual.items()
         if getattr(commit, name) != value
     ]
+    if commit.sums:
+        faults += [f"{commit.name}: {fault}" for fault in against_sums(commit, table, kind)]
     file: FileRecord | None = getattr(commit, kind)
     if file is not None and file.rows != rows:
         faults.append(f"{file.name}: its record says {file.rows} rows, it has {rows}")

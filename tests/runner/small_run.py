@@ -25,6 +25,7 @@ from dgbatch.runner.prompts import noise_key
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.sink import OutputRow, QuarantinedRow, counts, to_bytes, write_shard
 from dgbatch.runner.spec import JobSpec
+from dgbatch.runner.sums import NOTHING
 
 
 def completion(row_id: str = "r0", sample: int = 0, seed: int = 0, text: str = "4") -> Completion:
@@ -119,7 +120,7 @@ def rewrite(run: Run, name: str, table: pa.Table) -> None:
 def forge(run: Run, index: int) -> None:
     """Make a commit agree with its files as they are now: rows, sizes, checksums and counts."""
     commit = run.commits()[index]
-    changed: dict[str, Any] = {}
+    changed: dict[str, Any] = {"sums": NOTHING}
     for kind in ("data", "quarantine"):
         record = getattr(commit, kind)
         if record is not None:

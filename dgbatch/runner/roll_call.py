@@ -1,0 +1,51 @@
+"""Workers come and go: what the run keeps of each. All of them must have the very same checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dgbatch.errors import OutputError
+
+if TYPE_CHECKING:
+    from dgbatch.runner.report import Report
+    from dgbatch.runner.run_folder import Run
+    from dgbatch.runner.spec import JobSpec
+
+
+def welcome(run: Run, spec: JobSpec, worker: str, report: Report) -> None:
+    """Keep what the first report of a loaded worker says. Raises OutputError for another checkpoint."""
+    checksum = run.info.get("model", {}).get("checksum")
+    if checksum and report.model_checksum != checksum:
+        raise OutputError(
+            f"{run.path}: this run was started with a checkpoint of checksum {checksum[:12]}, and worker {worker} "
+            f"found {report.model_checksum[:12]} at {spec.model.checkpoint}. Put the old files back, or start anew "
+            "with --new-run."
+        )
+    if not checksum:
+        run.note_model(report.model_checksum)
+    if report.device not in run.canvases:
+        run.note_canvases(report.device, report.canvases, report.curve)
+    run.event("worker_ready", worker=worker, where=report.where, device=report.device, canvases=report.canvases)
+
+
+def farewell(run: Run, worker: str, report: Report) -> None:
+    """Keep what a worker did with its time, as its last report told it; nobody decides anything by it."""
+    if not report.loaded:
+        return
+    stats = report.stats
+    took = sum(stats.seconds.get(phase, 0.0) for phase in ("denoise", "sample"))
+    run.event(
+        "worker_stats",
+        worker=worker,
+        device=report.device,
+        where=report.where,
+        canvases=report.canvases,
+        seconds={phase: round(seconds, 3) for phase, seconds in stats.seconds.items()},
+        passes=stats.passes,
+        tiles=stats.tiles,
+        tokens=stats.tokens,
+        denoise_steps=stats.denoise_steps,
+        shared_tokens=stats.shared_tokens,
+        peak_bytes=stats.peak_bytes,
+        roofline=round(stats.floor_s / took, 4) if stats.floor_s and took > 0 else None,
+    )
