@@ -39,7 +39,8 @@ def now() -> Iterator[Json]:
     )
     yield stat(
         "Of the device's limit",
-        "Mean share that the engines reach of what memory and arithmetic of their devices allow.",
+        "Mean share that the engines reach of what memory and arithmetic of their devices allow. A small model on "
+        "a CPU reaches a few per cent.",
         "percentunit",
         Query(f"avg(dgbatch_roofline_ratio{WORKERS})"),
         Limits(orange=0.4, red=0.2, low=True),

@@ -44,10 +44,12 @@ def job() -> Json:
 def progress() -> Iterator[Json]:
     yield stat(
         "State",
-        "As in `dgbatch status`. With several drivers of one name, each is shown.",
+        "As `dgbatch status` has it. When the driver has left, that command is who knows.",
         "none",
         Query(f"max by (state) (dgbatch_run_state{JOB}) == 1", "{{state}}"),
+        missing="no driver",
         text="name",
+        now=True,
     )
     yield stat(
         "Progress",
@@ -61,6 +63,7 @@ def progress() -> Iterator[Json]:
         "dtdurations",
         Query(f"max(dgbatch_eta_seconds{JOB})"),
         missing="unknown",
+        now=True,
     )
     yield stat(
         "Ahead of the deadline",
@@ -69,6 +72,7 @@ def progress() -> Iterator[Json]:
         Query(f"min(dgbatch_deadline_timestamp_seconds{JOB}) - time() - max(dgbatch_eta_seconds{JOB})"),
         Limits(orange=600, red=0, low=True),
         missing="no deadline",
+        now=True,
     )
     yield stat(
         "Quarantined rows",
@@ -83,6 +87,7 @@ def progress() -> Iterator[Json]:
         "s",
         Query(f"time() - max(dgbatch_last_commit_timestamp_seconds{JOB})"),
         Limits(orange=900, red=3600),
+        now=True,
     )
     yield timeseries(
         "Rows",
@@ -213,9 +218,9 @@ def where_time_goes() -> Iterator[Json]:
 def failures() -> Iterator[Json]:
     yield bars(
         "Quarantined rows by code",
-        "Rows given up on, in the dataset as it is now. docs/quarantine.md says what each code means and what to do.",
+        "Rows given up on, as last seen. docs/quarantine.md says what each code means and what to do.",
         "short",
-        Query(f"sum by (code) (dgbatch_quarantined_rows{JOB}) > 0", "{{code}}"),
+        Query(f"sum by (code) (dgbatch_quarantined_rows{JOB})", "{{code}}"),
         Limits(orange=1),
         width=8,
     )

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dgbatch.errors import OutputError
@@ -30,7 +31,7 @@ def export(
     """Write all of FILES, with what is particular to this machine filled in.
 
     folder:     made if it is not there; a file in it with other content is left alone, unless `force`
-    targets:    the folder in which drivers announce themselves
+    targets:    the folder in which drivers announce themselves; made if it is not there and can be
     prometheus: the URL at which Grafana finds Prometheus
     runbooks:   the URL of docs/alerts.md where the team reads it; else the copy in the folder
 
@@ -51,6 +52,8 @@ def export(
         (home / "more").mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}. Give another folder.") from error
+    with suppress(OSError):  # Prometheus complains of a folder that is not there yet; it may be another machine's
+        Path(targets).mkdir(parents=True, exist_ok=True)
     return list(texts)
 
 
