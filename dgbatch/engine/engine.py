@@ -14,8 +14,8 @@ from dgbatch.engine import sampler
 from dgbatch.engine.calibration import SIZES, knee, made_up_steps, measure
 from dgbatch.engine.canvases import Canvases
 from dgbatch.engine.checkpoint import checksum, resolve
+from dgbatch.engine.completion import completion_of
 from dgbatch.engine.device import pick_device, pick_dtype
-from dgbatch.engine.film import film_of
 from dgbatch.engine.generation_config import read_generation_config
 from dgbatch.engine.intake import Intake, Source
 from dgbatch.engine.kv_cache import KVCache
@@ -272,32 +272,8 @@ class Engine:
         return self._completion(result) if isinstance(result, Sequence) else result
 
     def _completion(self, sequence: Sequence) -> Completion:
-        with self.phases.of("tokenize"):
-            parsed = self.tokenizer.parse(sequence.answer_ids)
-        text = parsed.text
-        if sequence.finish == "stop":
-            text = text[: min(text.find(stop) for stop in sequence.settings.stop if stop in text)]
         self.stats.tokens += len(sequence.token_ids)
         self.stats.shared_tokens = self.pages.hit_tokens
         self.stats.peak_bytes = peak_bytes(self.device)
-        assert sequence.finish is not None
-        return Completion(
-            id=sequence.prompt.id,
-            sample=sequence.prompt.sample,
-            text=text,
-            thinking=parsed.thinking,
-            finish_reason=sequence.finish,
-            token_ids=tuple(sequence.token_ids),
-            prompt_tokens=len(sequence.prompt_ids),
-            canvases=sequence.canvas,
-            denoise_steps=sequence.denoise_steps,
-            noise_key=sequence.prompt.noise_key,
-            revised_tokens=sequence.revised_tokens,
-            thinking_tokens=parsed.thinking_tokens,
-            canvas_steps=tuple(sequence.canvas_steps),
-            mean_entropy=sequence.entropy_sum / sequence.canvas,
-            queue_s=sequence.started_at - sequence.began_at,
-            prefill_s=sequence.denoised_at - sequence.started_at,
-            denoise_s=sequence.ended_at - sequence.denoised_at,
-            film=film_of(sequence, self.tokenizer),
-        )
+        with self.phases.of("tokenize"):
+            return completion_of(sequence, self.tokenizer)
