@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+from functools import cache
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ BAR_PX, ROOM_PX = 26, 44
 Plot = dict[str, Any]
 
 
+@cache
 def library() -> str:
     """plotly.js, gzipped and in base64: 2 MB in place of 4.8. page.js unpacks it."""
     from plotly.offline import get_plotlyjs  # 50 ms that only a page is worth
@@ -123,7 +125,7 @@ def phases(lives: Sequence[Life]) -> Plot:
         took = [life.phases.get(phase, 0.0) for life in shown]
         shares = [seconds / (sum(life.phases.values()) or 1.0) for seconds, life in zip(took, shown, strict=True)]
         said = [
-            f"{phase.replace('_', ' ')}  <b>{share:.1%}</b>  {clock(seconds)}"
+            f"{escape(phase.replace('_', ' '))}  <b>{share:.1%}</b>  {clock(seconds)}"
             for share, seconds in zip(shares, took, strict=True)
         ]
         data.append(
