@@ -130,7 +130,7 @@ def test_a_job_without_rules_is_not_judged(make_job: MakeJob, some_rows: Rows):
 def test_samples_are_counted_one_by_one(tmp_path: Path):
     text = read(made_up_run(made_up_job(tmp_path, 100, generation__samples="3")))
     assert "297 rows completed of 300 (100 × 3 samples)" in text.sections["summary"]
-    assert "id sample seconds" in text.sections["slowest"]
+    assert "id sample steps" in text.sections["slowest"]
 
 
 def test_time_shares_are_told_where_workers_left_them_and_missed_where_not(tmp_path: Path):

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from dgbatch.runner.filming import film_bytes
+from dgbatch.runner.layout import FILMS
 from dgbatch.runner.page import write_report
 from tests.browser import DESKTOP, PHONE, Chromium
+from tests.fake_engine import text_film
 from tests.runner.made_up import made_up_job, made_up_run
+from tests.runner.small_run import completion
 
 PLOTS = (
     "tokens-per-s",
@@ -28,7 +32,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     rules, text = "[{equals: answer}]", "<script>throw 1</script>" + "a" * 500
     job = made_up_job(folder, 1_000, output__metrics="true", accept__rules=rules, generation__samples="2")
-    return Path(write_report(made_up_run(job, bad_text=text), price_per_gpu_hour=2.0).path)
+    run = made_up_run(job, bad_text=text)
+    run.folder.put_if_absent(f"{FILMS}/000000.json", film_bytes(0, "say yes", completion(text="yes"), text_film("yes", 5)))
+    return Path(write_report(run, price_per_gpu_hour=2.0).path)
 
 
 @pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (PHONE, "light"), (PHONE, "dark")])
@@ -85,6 +91,15 @@ def test_the_summary_fits_on_a_screen(report: Path, browser: Chromium):
     with browser.open(report) as sheet:
         box = sheet.page.locator("#summary").bounding_box()
         assert box["y"] + box["height"] <= DESKTOP[1]
+
+
+def test_the_film_plays_within_the_page(report: Path, browser: Chromium):
+    with browser.open(report) as sheet:
+        sheet.page.locator(".film-slider").fill("0")
+        sheet.wait("document.querySelector('.film').dataset.frame === '0'")
+        sheet.page.locator(".film-play").click()
+        sheet.wait("Number(document.querySelector('.film').dataset.frame) >= 2")
+        assert sheet.errors == []
 
 
 def test_text_of_rows_is_shown_as_text(report: Path, browser: Chromium):
