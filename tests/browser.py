@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,8 +49,11 @@ class Sheet:
         return self._errors
 
     def wait(self, condition: str) -> None:
-        """Until this JavaScript expression is true."""
-        self.page.wait_for_function(condition)
+        """Until this JavaScript expression is true. Playwright's own wait asks in the page, which may forbid it."""
+        deadline = time.monotonic() + LIMIT_S
+        while not self.page.evaluate(condition):
+            assert time.monotonic() < deadline, f"never came true: {condition}"
+            self.page.wait_for_timeout(20)
 
     @property
     def overflow(self) -> int:

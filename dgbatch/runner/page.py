@@ -19,6 +19,7 @@ import jinja2
 from dgbatch.errors import DgbatchError, OutputError, of_os_error
 from dgbatch.runner import plots
 from dgbatch.runner.figures import Figures, figures
+from dgbatch.runner.film import film_html, films
 from dgbatch.runner.folder import PARTIAL
 from dgbatch.runner.layout import REPORT
 from dgbatch.runner.progress import clock, rate
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 MARK = '<meta name="generator" content="dgbatch report">'  # by which we know a page of ours
 HEAD_BYTES = 400  # of a page, in which the mark stands
-DULL = {"worker_ready", "worker_stats", "shard_cut", "finalizing"}  # events that the page tells otherwise
+DULL = {"worker_ready", "worker_stats", "shard_cut", "finalizing", "metrics"}  # events that the page tells otherwise
 MOST_EVENTS = 60
 
 
@@ -52,8 +53,11 @@ def write_report(
     """Write the page into the run, or to this file. Raises OutputError where it cannot be, or a file is not ours."""
     if out is not None:
         _refuse_foreign(out)
-    found = figures(run, price_per_gpu_hour, now)
-    page = render(run, found).encode()
+    try:
+        found = figures(run, price_per_gpu_hour, now)
+        page = render(run, found).encode()
+    except OSError as error:
+        raise of_os_error(error, f"{run.path}: cannot be read", "Check its permissions.") from error
     if out is None:
         path = str(run.folder.at(REPORT))
         try:
@@ -90,7 +94,7 @@ def render(run: Run, found: Figures) -> str:
         plots=_plots(found),
         phases=_phases(found),
         engine=_engine(found),
-        films=_films(run),
+        films=film_html(films(run)),
         library=plots.library(),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
         script=(HERE / "page.js").read_text(encoding="utf-8"),
@@ -143,7 +147,7 @@ def _engine(found: Figures) -> list[str]:
     if peak := max((int(each.get("peak_bytes") or 0) for each in stats), default=0):
         said.append(f"peak memory {peak / 2**30:.1f} GiB")
     if ratios := [float(each["roofline"]) for each in stats if each.get("roofline")]:
-        said.append(f"{sum(ratios) / len(ratios):.0%} of the device's limit while denoising")
+        said.append(f"{share(sum(ratios), len(ratios))} of the device's limit while denoising")
     return said
 
 
@@ -163,10 +167,6 @@ def _proof(found: Figures) -> tuple[str, str]:
 def _happened(found: Figures) -> list[Mapping[str, Any]]:
     """The latest events that are worth a line, oldest first."""
     return [event for event in found.events if event.get("kind") not in DULL][-MOST_EVENTS:]
-
-
-def _films(run: Run) -> str:
-    return ""
 
 
 def _refuse_foreign(out: str) -> None:

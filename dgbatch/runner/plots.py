@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import gzip
+from functools import cache
 from html import escape
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from dgbatch.runner.progress import clock, rate
@@ -31,6 +33,7 @@ BAR_PX, ROOM_PX = 26, 44
 Plot = dict[str, Any]
 
 
+@cache
 def library() -> str:
     """plotly.js, gzipped and in base64: 2 MB in place of 4.8. page.js unpacks it."""
     from plotly.offline import get_plotlyjs  # 50 ms that only a page is worth
@@ -98,7 +101,9 @@ def bars(found: Distribution, axis: str, noun: str) -> Plot:
     }  # fmt: skip
     layout: Plot = {"height": 170, "bargap": 0.08, "xaxis": {"title": {"text": axis}}, "yaxis": {"nticks": 4}}
     if not found.even:
-        return {"data": [{**trace, "x": list(found.labels)}], "layout": layout | {"xaxis": {"type": "category"}}}
+        names = [f"≤ {edge:g}" if edge < inf else f"> {found.edges[-2]:g}" for edge in found.edges[1:]]
+        layout["xaxis"] |= {"type": "category"}
+        return {"data": [{**trace, "x": names}], "layout": layout}
     width = found.edges[1] - found.edges[0]
     shift = 0.0 if found.whole and width == 1 else width / 2  # a bar that counts one number stands on it
     trace["x"], trace["width"] = _round(edge + shift for edge in found.edges[:-1]), width * 0.92
@@ -123,7 +128,7 @@ def phases(lives: Sequence[Life]) -> Plot:
         took = [life.phases.get(phase, 0.0) for life in shown]
         shares = [seconds / (sum(life.phases.values()) or 1.0) for seconds, life in zip(took, shown, strict=True)]
         said = [
-            f"{phase.replace('_', ' ')}  <b>{share:.1%}</b>  {clock(seconds)}"
+            f"{escape(phase.replace('_', ' '))}  <b>{share:.1%}</b>  {clock(seconds)}"
             for share, seconds in zip(shares, took, strict=True)
         ]
         data.append(
@@ -139,7 +144,7 @@ def phases(lives: Sequence[Life]) -> Plot:
             "barmode": "stack", "height": BAR_PX * len(shown) + ROOM_PX, "bargap": 0.25,
             "xaxis": {"range": [0, 1], "tickformat": ".0%", "dtick": 0.25},
             "yaxis": {"type": "category", "autorange": "reversed", "showgrid": False},
-            "margin": {"t": 4},
+            "margin": {"t": 4, "r": 20},
         },
     }  # fmt: skip
 

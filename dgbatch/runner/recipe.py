@@ -26,14 +26,14 @@ def recipe(run: Run, events: Any) -> Recipe:
     """Of this run. The job has the run's fingerprint as long as the input files are the same."""
     public = run.info["spec"]
     name, found = public["name"], run.info.get("versions", {})
-    package = f"'dgbatch=={found['dgbatch']}'" if "dgbatch" in found else "dgbatch"
+    package = f"dgbatch=={found['dgbatch']}" if "dgbatch" in found else "dgbatch"
     submitted = [event["command"] for event in events if event.get("kind") == "started" and event.get("command")]
     file, again = f"{name}.yaml", f"runs/{name}-again"
     return Recipe(
         job=yaml.safe_dump(_said(public), sort_keys=False, allow_unicode=True, width=10_000),
         submitted=str(submitted[-1]) if submitted else "",
         commands=(
-            f"pip install {package}",
+            f"pip install {shlex.quote(package)}",
             f"dgbatch plan {shlex.quote(file)}",
             f"dgbatch submit {shlex.quote(file)} --set {shlex.quote(f'output.path={again}')}",
         ),
