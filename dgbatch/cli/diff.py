@@ -157,6 +157,7 @@ def _example(example: Example) -> list[RenderableType]:
     """Both texts below each other, with the words that differ marked: [-only in A-] {+only in B+}."""
     from rich.text import Text
 
+    from dgbatch.cli.output import plural
     from dgbatch.runner.words import around, word_difference
 
     named = f"{example.id}" + (f" (sample {example.sample})" if example.sample else "")
@@ -164,7 +165,8 @@ def _example(example: Example) -> list[RenderableType]:
     parts = around(word_difference(example.a.text, example.b.text), LONGEST)
     for letter, row in (("A", example.a), ("B", example.b)):
         verdict = "" if row.accepted is None else ", accepted" if row.accepted else ", not accepted"
-        about = f"{row.tokens:,} tokens in {row.denoise_steps:,} steps, {row.finish_reason}{verdict}"
+        ended = row.finish_reason.replace("_", " ")
+        about = f"{plural(row.tokens, 'token')} in {plural(row.denoise_steps, 'step')}, {ended}{verdict}"
         lines += [Text(f"  {letter}  {about}", style="dim"), _side(letter, parts)]
     return lines
 

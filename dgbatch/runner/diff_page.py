@@ -53,8 +53,18 @@ def _template() -> jinja2.Template:
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"setting": setting_text, "number": number, "change": change, "share": _share}
+    environment.filters |= {
+        "setting": setting_text,
+        "number": number,
+        "change": change,
+        "share": _share,
+        "plural": _plural,
+    }
     return environment.get_template("diff.html")
+
+
+def _plural(many: int, thing: str) -> str:
+    return f"{many:,} {thing}{'' if many == 1 else 's'}"
 
 
 def _share(part: int, whole: int) -> str:
