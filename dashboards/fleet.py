@@ -95,7 +95,7 @@ def jobs_tables() -> Iterator[Json]:
             ),
             Column("Rows/s", f"sum by (job) (rate(dgbatch_rows_total{OK}[$__rate_interval]))", "short"),
             Column("Tokens/s", f"sum by (job) (rate(dgbatch_tokens_total{WRITTEN}[$__rate_interval]))", "short"),
-            Column("Time left", f"max by (job) (dgbatch_eta_seconds{JOBS})", "dtdurations"),
+            Column("Time left", f"max by (job) (dgbatch_eta_seconds{JOBS})", "dtdhms"),
             Column(
                 "Quarantined",
                 f"sum by (job) (dgbatch_rows_total{QUARANTINED}) / sum by (job) (dgbatch_rows_total{JOBS})",
@@ -117,12 +117,12 @@ def jobs_tables() -> Iterator[Json]:
         "All jobs that were scraped in the time range, ended ones too, with the last that was seen of each.",
         ["job"],
         [
-            Column("Rows", f"max by (job) (max_over_time(dgbatch_rows_total{OK}[$__range]))", "short"),
-            Column("Expected", f"max by (job) (max_over_time(dgbatch_rows_expected{JOBS}[$__range]))", "short"),
+            Column("Rows", f"max by (job) (max_over_time(dgbatch_rows_total{OK}[$__range]))", "locale"),
+            Column("Expected", f"max by (job) (max_over_time(dgbatch_rows_expected{JOBS}[$__range]))", "locale"),
             Column(
                 "Quarantined",
                 f"max by (job) (max_over_time(dgbatch_rows_total{QUARANTINED}[$__range]))",
-                "short",
+                "locale",
                 Limits(orange=1),
             ),
             Column(

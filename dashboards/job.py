@@ -60,7 +60,7 @@ def progress() -> Iterator[Json]:
     yield stat(
         "Time left",
         "What the driver thinks is left; nothing while it cannot know.",
-        "dtdurations",
+        "dtdhms",
         Query(f"max(dgbatch_eta_seconds{JOB})"),
         missing="unknown",
         now=True,
@@ -77,7 +77,7 @@ def progress() -> Iterator[Json]:
     yield stat(
         "Quarantined rows",
         "Rows given up on; docs/quarantine.md explains each code.",
-        "short",
+        "locale",
         Query(f"sum(dgbatch_rows_total{QUARANTINED})"),
         Limits(orange=1),
     )
@@ -92,7 +92,7 @@ def progress() -> Iterator[Json]:
     yield timeseries(
         "Rows",
         "Committed rows by status, as the dataset has them, and how many are expected. It survives a killed driver.",
-        "short",
+        "locale",
         Query(f"sum by (status) (dgbatch_rows_total{JOB})", "{{status}}"),
         Query(f"sum(dgbatch_rows_expected{JOB})", "expected"),
         colors=STATUS_COLORS | {"expected": "text"},
@@ -100,7 +100,7 @@ def progress() -> Iterator[Json]:
     yield timeseries(
         "Shards",
         "Shards by state. A shard that is given up on fails the job at its end.",
-        "short",
+        "locale",
         Query(f"sum by (state) (dgbatch_shards{JOB})", "{{state}}"),
         stack="normal",
         colors={"committed": "green", "running": "blue", "pending": "text", "given_up": "red"},
@@ -219,7 +219,7 @@ def failures() -> Iterator[Json]:
     yield bars(
         "Quarantined rows by code",
         "Rows given up on, as last seen. docs/quarantine.md says what each code means and what to do.",
-        "short",
+        "locale",
         Query(f"sum by (code) (dgbatch_quarantined_rows{JOB})", "{{code}}"),
         Limits(orange=1),
         width=8,
@@ -251,7 +251,7 @@ def run() -> Iterator[Json]:
             Column("", f"max by (job, run, model, checksum) (dgbatch_job_info{JOB})", "none"),
             Column("", f"max by (job, version, python, ray, torch) (dgbatch_build_info{JOB})", "none"),
             Column("Started", f"min by (job) (dgbatch_start_timestamp_seconds{JOB}) * 1000", "dateTimeAsIso"),
-            Column("Commits", f"sum by (job) (dgbatch_commits_total{JOB})", "short"),
+            Column("Commits", f"sum by (job) (dgbatch_commits_total{JOB})", "locale"),
             Column("Free at the output", f"min by (job) (dgbatch_output_free_bytes{JOB})", "bytes"),
         ],
     )

@@ -37,7 +37,7 @@ def export(
     written = write(folder, targets or str(targets_folder()), prometheus, runbooks, force)
     if json:
         print_json({"folder": folder, "files": [str(path) for path in written]})
-    here = quote(short(folder))
+    here = quote(short(os.path.abspath(folder)))
     say(f"wrote {plural(len(written), 'file')} to {here}")
     say(f"watch your jobs:  prometheus --config.file={here}/prometheus.yaml")
     say(f"draw them:        GF_PATHS_PROVISIONING={quote(os.path.abspath(folder))}/grafana/provisioning grafana server")

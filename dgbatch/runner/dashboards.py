@@ -38,20 +38,21 @@ def export(
     Raises OutputError where the folder cannot be written, or holds files that would be replaced.
     """
     home = Path(folder).absolute()
-    texts = {home / name: text for name, text in _filled_in(home, targets, prometheus, runbooks).items()}
-    changed = [path for path, text in texts.items() if path.exists() and path.read_text(encoding="utf-8") != text]
-    if changed and not force:
-        raise OutputError(
-            f"{folder}: {', '.join(str(path.relative_to(home)) for path in changed)}: there already, with other "
-            "content. Give another folder, or --force to replace them."
-        )
+    texts = {home / name: text.encode() for name, text in _filled_in(home, targets, prometheus, runbooks).items()}
     try:
+        changed = [path for path, text in texts.items() if path.exists() and path.read_bytes() != text]
+        if changed and not force:
+            raise OutputError(
+                f"{folder}: {', '.join(str(path.relative_to(home)) for path in changed)}: there already, with other "
+                "content. Give another folder, or --force to replace them."
+            )
         for path, text in texts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(text)
         (home / "more").mkdir(exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror}. Give another folder.") from error
+        where = error.filename or folder
+        raise OutputError(f"{where}: cannot be written: {error.strerror}. Give another folder.") from error
     with suppress(OSError):  # Prometheus complains of a folder that is not there yet; it may be another machine's
         Path(targets).mkdir(parents=True, exist_ok=True)
     return list(texts)

@@ -70,6 +70,10 @@ def test_export_to_where_nothing_can_be_written_says_so(tmp_path: Path, capfd) -
     left = dgbatch(capfd, "dashboards", "export", str(tmp_path / "file" / "boards"))
     assert left.code == 2
     assert "cannot be written" in left.err and "Give another folder" in left.err
+    (tmp_path / "taken" / "job.json").mkdir(parents=True)
+    left = dgbatch(capfd, "dashboards", "export", str(tmp_path / "taken"), "--force")
+    assert left.code == 2
+    assert f"{tmp_path / 'taken' / 'job.json'}: cannot be written: Is a directory" in left.err
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not there: apt-get install prometheus")

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import pytest
 
-from dgbatch.runner.metrics import METRICS
+from dgbatch.runner.metrics import KINDS, METRICS, PHASES, RESTARTS, RETRIES, SHARD_STATES, STATUSES
+from dgbatch.runner.moment import WorkerState
+from dgbatch.runner.progress import State
 from tests.dashboards.expressions import ROOT, everything, rules, selectors
 
 pytest.importorskip("promql_parser", reason="pip install promql-parser")
 
 OTHERS = {"up", "ALERTS"}  # Prometheus' own
 OF_TARGETS = {"job", "instance"}
+VALUES = {
+    "status": set(STATUSES),
+    "kind": set(KINDS),
+    "state": {*SHARD_STATES, *get_args(WorkerState), *get_args(State)},
+    "phase": set(PHASES),
+    "reason": {*RETRIES, *RESTARTS},
+}
 PAGES = ("docs/alerts.md", "docs/monitoring.md")  # docs/metrics.md is made from METRICS and names them all
 
 
@@ -37,6 +47,16 @@ def test_metrics_and_labels_of_every_expression_are_declared() -> None:
             assert selector.name in declared, f"{expression.where}: {selector.name} is not in runner/metrics.py"
             asked = {matcher.name for matcher in selector.matchers.matchers}
             assert asked <= declared[selector.name] | OF_TARGETS, f"{expression.where}: {selector.name} has no {asked}"
+
+
+def test_values_of_labels_that_expressions_ask_for_are_said_by_some_driver() -> None:
+    """A misspelt state has no data, and beside a right one nobody would miss it."""
+    for expression in everything():
+        for selector in selectors(expression.filled_in()):
+            for matcher in selector.matchers.matchers:
+                if matcher.name in VALUES:
+                    asked = set(matcher.value.split("|"))
+                    assert asked <= VALUES[matcher.name], f"{expression.where}: {matcher.name} is never {asked}"
 
 
 def test_labels_that_expressions_group_by_are_those_of_their_metrics() -> None:
