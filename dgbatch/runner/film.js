@@ -193,7 +193,7 @@
 
   // ---- one frame
 
-  const percent = (share) => `${Math.round(100 * share)} %`;
+  const percent = (share) => `${share === 1 ? 100 : Math.min(99, Math.round(100 * share))} %`; // all is all
   const nats = (value) => (value < 0.995 ? value.toFixed(2) : value.toFixed(1));
   const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 

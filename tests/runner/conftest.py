@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dgbatch.runner.spec import JobSpec, load_job
+from tests.runner.lone_worker import stop_workers
 
 JOB = """\
 version: 1
@@ -24,6 +25,12 @@ output:
 """
 
 MakeJob = Callable[..., JobSpec]
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_outlives_its_test() -> Iterator[None]:
+    yield
+    stop_workers()
 
 
 @pytest.fixture

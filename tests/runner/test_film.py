@@ -21,8 +21,8 @@ from dgbatch.runner.run_folder import Run
 from dgbatch.runner.spec import load_job
 from tests.browser import PHONE, Chromium, Sheet
 from tests.fake_engine import text_film
+from tests.runner.lone_worker import give, started, stop_workers, wait_for
 from tests.runner.small_run import completion, new_run
-from tests.runner.test_worker import give, started, wait_for
 
 DEMO = Path(demo.__file__).parent
 HARM = "</script><script>window.harmed = 1</script><!-- <img src=x onerror='window.harmed = 2'> {{ data }} &lt;\u2028\t"
@@ -87,7 +87,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[dict[str, 
     worker, plan, _ = started(str(folder / "job.yaml"), ENGINE, filmed=frozenset({0, 1, 2}))
     tasks_ = [give(plan, index) for index in range(3)]
     report = wait_for(worker, lambda report, receipts, failures: len(receipts) == 3, tasks_)
-    worker.exchange(closing_s=0.0)
+    stop_workers()
     receipts = sorted(report.receipts, key=lambda each: each.shard)
     return run, [pq.read_table(run.folder.at(receipt.data.name)).to_pylist()[0] for receipt in receipts]
 

@@ -20,8 +20,8 @@ from dgbatch.runner.piece import Piece
 from dgbatch.runner.plan import Shard
 from dgbatch.runner.sink import OutputRow
 from tests.fake_engine import fake_job, text_film
+from tests.runner.lone_worker import give, received, started, wait_for
 from tests.runner.small_run import completion
-from tests.runner.test_worker import give, received, started, wait_for
 
 
 def numbers(text: str) -> list[int]:

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,70 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dgbatch.records import EngineConfig, Generation
+from dgbatch.records import Generation
 from dgbatch.runner import worker as module
 from dgbatch.runner.commits import Commit
 from dgbatch.runner.piece import Piece, Task
-from dgbatch.runner.plan import Plan, make_plan
 from dgbatch.runner.poison import Blame
 from dgbatch.runner.prompts import noise_key
-from dgbatch.runner.report import Report
-from dgbatch.runner.spec import JobSpec, load_job
-from dgbatch.runner.worker import Worker
-from tests.fake_engine import PATH, fake_job
-
-LIMIT_S = 20.0
-
-
-STARTED: list[Worker] = []
-
-
-@pytest.fixture(autouse=True)
-def _no_engine_thread_outlives_its_test() -> Iterator[None]:
-    """A thread that is inside pyarrow when the interpreter ends would abort the whole test run."""
-    yield
-    while STARTED:
-        STARTED.pop().exchange(closing_s=0.0)
-    for thread in threading.enumerate():
-        if thread.name == "engine":
-            thread.join(LIMIT_S)
-            assert not thread.is_alive()
-
-
-def started(job: str, engine: str = PATH, *overrides: str, **more: bool) -> tuple[Worker, Plan, JobSpec]:
-    spec = load_job(job, overrides)
-    plan = make_plan(spec)
-    config = EngineConfig(canvases=spec.workers.canvases)
-    worker = Worker("w0", spec, plan.schema, spec.output.path, config, engine, **more)
-    STARTED.append(worker)
-    return worker, plan, spec
-
-
-def give(plan: Plan, index: int = 0, attempt: int = 1, **more) -> Task:
-    return Task(Piece.whole(plan.shards[index]), attempt, **more)
-
-
-def wait_for(worker: Worker, done, tasks=(), cuts=(), closing_s: float | None = None) -> Report:
-    """Give tasks and exchange until the test is content; receipts and failures of all reports are in the last."""
-    receipts: list[Commit] = []
-    failures: list = []
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        report, tasks, cuts = worker.exchange(tasks, cuts, closing_s), (), ()
-        receipts += report.receipts
-        failures += report.failures
-        if done(report, receipts, failures):
-            return Report(**{**{f: getattr(report, f) for f in Report.__dataclass_fields__},
-                             "receipts": tuple(receipts), "failures": tuple(failures)})  # fmt: skip
-    raise AssertionError(f"nothing in {LIMIT_S} s: {report}")
-
-
-def loaded(report: Report, receipts: list, failures: list) -> bool:
-    return report.loaded
-
-
-def received(report: Report, receipts: list, failures: list) -> bool:
-    return bool(receipts)
+from dgbatch.runner.spec import JobSpec
+from tests.fake_engine import fake_job
+from tests.runner.lone_worker import LIMIT_S, give, loaded, received, started, wait_for
 
 
 def test_shard_comes_back_as_a_file_in_input_order_and_a_receipt(tmp_path):
