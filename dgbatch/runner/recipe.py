@@ -36,6 +36,7 @@ def recipe(run: Run, events: Any) -> Recipe:
             f"pip install {shlex.quote(package)}",
             f"dgbatch plan {shlex.quote(file)}",
             f"dgbatch submit {shlex.quote(file)} --set {shlex.quote(f'output.path={again}')}",
+            shlex.join(["dgbatch", "diff", run.path, again]),
         ),
         versions={str(package): str(version) for package, version in found.items()},
     )

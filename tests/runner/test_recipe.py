@@ -43,11 +43,13 @@ def test_a_secret_stays_a_name(make_job: MakeJob, some_rows: Rows, tmp_path: Pat
 
 
 def test_commands_name_the_version_and_a_folder_of_their_own(make_job: MakeJob, some_rows: Rows):
-    made = recipe(new_run(make_job(some_rows(1))), [])
+    run = new_run(make_job(some_rows(1)))
+    made = recipe(run, [])
     assert made.commands == (
         "pip install dgbatch==0",
         "dgbatch plan test.yaml",
         "dgbatch submit test.yaml --set output.path=runs/test-again",
+        f"dgbatch diff {run.path} runs/test-again",
     )
     assert made.submitted == ""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dgbatch.runner.folder import Folder, open_folder
+from dgbatch.runner.layout import REPORT
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.store_folder import StoreFolder
 from tests.fake_engine import fake_checkpoint, fake_job
@@ -110,6 +111,9 @@ def test_job_in_a_store_killed_in_the_middle_resumes_and_every_command_takes_its
         second = json.loads(session.run("submit", job, "--json", code=5))
         assert f"pid {process.pid}" in second["error"]["message"]
         assert json.loads(session.run("status", uri, "--json"))["state"] == "in_progress"
+        early = json.loads(session.run("report", uri, "--json"))
+        assert (early["file"], early["state"]) == (f"{uri}/{REPORT}", "in_progress")
+        assert 16 <= early["rows"]["ok"] < 96
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=LIMIT_S)
     before = records(run)
@@ -124,6 +128,8 @@ def test_job_in_a_store_killed_in_the_middle_resumes_and_every_command_takes_its
     assert {name: after[name] for name in before} == before
     assert len(run.list("data")) == 12  # what the killed process left is gone
     assert sorted(row["text"] for row in dataset(uri)) == sorted(prompt[::-1] for prompt in prompts)
+    page = run.get(REPORT).decode()
+    assert "in 96 = ok 96 + quarantined 0" in page and "again after " in page
 
     proof = json.loads(session.run("verify", uri, "--replay", "20", "--json"))
     assert (proof["holds"], proof["ok"], proof["missing"], proof["duplicate"]) == (True, 96, 0, 0)
