@@ -33,7 +33,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rules, text = "[{equals: answer}]", "<script>throw 1</script>" + "a" * 500
     job = made_up_job(folder, 1_000, output__metrics="true", accept__rules=rules, generation__samples="2")
     run = made_up_run(job, bad_text=text)
-    run.folder.put_if_absent(f"{FILMS}/000000.json", film_bytes(0, "say yes", completion(text="yes"), text_film("yes", 5)))
+    run.folder.put_if_absent(
+        f"{FILMS}/000000.json", film_bytes(0, "say yes", completion(text="yes"), text_film("yes", 5))
+    )
     return Path(write_report(run, price_per_gpu_hour=2.0).path)
 
 
