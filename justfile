@@ -39,7 +39,7 @@ golden: (_venv "dev")
     {{bin}}/python -m pytest --update-golden -m "not slow and not gpu and not faults" -k golden
     git diff --stat tests docs
 
-# Rewrite the pages that are generated from the code, docs/job.md and docs/cli.md, and the dashboards' JSON
+# Rewrite the pages that are generated from the code, docs/job.md, docs/cli.md and docs/metrics.md, and the dashboards' JSON
 docs: (_venv "dev")
     {{bin}}/python docs/generate.py
     {{bin}}/python -m dashboards.generate

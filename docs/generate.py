@@ -1,4 +1,4 @@
-"""Write the reference pages that are made from code: docs/job.md from JobSpec, docs/cli.md from the commands.
+"""Write the reference pages that are made from code: docs/job.md, docs/cli.md and docs/metrics.md.
 
     python docs/generate.py
 
@@ -15,7 +15,22 @@ import typer
 
 from dgbatch.cli import app
 from dgbatch.runner.complaints import expected, kinds
+from dgbatch.runner.metrics import (
+    COMMIT_BOUNDS,
+    KINDS,
+    METRICS,
+    PHASES,
+    PREFIX,
+    RESTARTS,
+    RETRIES,
+    SHARD_STATES,
+    STATES,
+    STATUSES,
+    WORKER_STATES,
+    Metric,
+)
 from dgbatch.runner.spec import JobSpec
+from dgbatch.runner.sums import BOUNDS
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Made by docs/generate.py from the code: change it there. -->"
@@ -89,7 +104,65 @@ def _commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{before}{name}", sub
 
 
-PAGES = {"job.md": job_page, "cli.md": cli_page}
+def metrics_page() -> str:
+    """Every metric with its kind, labels and help."""
+    lines = ["# Metrics", "", NOTE, "", METRICS_INTRO, ""]
+    for origin, (title, about) in ORIGINS.items():
+        lines += [f"## {title}", "", about, "", "| metric | kind | labels | unit | meaning |"]
+        lines += ["| --- | --- | --- | --- | --- |"]
+        lines += [_metric(metric) for metric in METRICS if metric.origin == origin]
+        lines.append("")
+    values = {
+        "`status`": STATUSES, "`kind`": KINDS, "`state` of shards": SHARD_STATES, "`state` of workers": WORKER_STATES,
+        "`state` of run_state": STATES, "`reason` of retries": RETRIES, "`reason` of restarts": RESTARTS,
+        "`phase`": PHASES,
+    }  # fmt: skip
+    lines += ["## What the labels say", "", "| label | values |", "| --- | --- |"]
+    lines += [f"| {label} | {', '.join(f'`{name}`' for name in names)} |" for label, names in values.items()]
+    lines += ["| `code` | the codes of [quarantined rows](quarantine.md) |", "", "## Buckets", ""]
+    buckets = {**BOUNDS, "commit_duration_s": COMMIT_BOUNDS}
+    for name, bounds in buckets.items():
+        shown = f"{name}econds" if name.endswith("_s") else name
+        lines.append(f"- `{PREFIX}{shown}`: {', '.join(f'{bound:g}' for bound in bounds)}")
+    return "\n".join(lines) + "\n"
+
+
+def _metric(metric: Metric) -> str:
+    labels = ", ".join(f"`{label}`" for label in metric.labels) or "-"
+    return f"| `{metric.name}` | {metric.kind} | {labels} | {metric.unit} | {metric.help} |"
+
+
+METRICS_INTRO = """\
+While a job runs, its driver serves these at `/metrics`; `submit` says where. Every series also has the label `job`, the
+name of the job, so a scrape config needs `honor_labels: true`. Prometheus finds the drivers of a machine by files in
+`$DGBATCH_TARGETS`, else `$XDG_STATE_HOME/dgbatch/targets`, else `~/.local/state/dgbatch/targets`:
+
+```yaml
+scrape_configs:
+  - job_name: dgbatch
+    honor_labels: true
+    scrape_interval: 5s
+    file_sd_configs:
+      - files: [/home/me/.local/state/dgbatch/targets/*.json]
+```
+
+The block [`metrics`](job.md) of the job file says more: another port or address, none at all, a Pushgateway for jobs
+that are over before they are scraped, a file for node_exporter's textfile collector. A push or a file that fails costs
+the job nothing but a line and an event. The last page stays in the run folder as `_dgbatch/metrics.prom`."""
+ORIGINS = {
+    "commits": (
+        "What is committed",
+        "Sums over the commit records that count. A driver that was killed begins where they stand, so these are the "
+        "dataset's own numbers at any time ([why](adr/0010-totals-from-commit-records.md)).",
+    ),
+    "driver": ("What the driver knows", "Counters of this group begin at 0 with each submit."),
+    "workers": (
+        "What the workers do",
+        "From each worker's heartbeat, twice a second or oftener. The series of a worker that is gone are gone too; "
+        "one that takes its place begins at 0 under the same name.",
+    ),
+}
+PAGES = {"job.md": job_page, "cli.md": cli_page, "metrics.md": metrics_page}
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

@@ -20,7 +20,7 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("page", ["job.md", "cli.md"])
+@pytest.mark.parametrize("page", ["job.md", "cli.md", "metrics.md"])
 def test_golden_reference_page_is_what_the_code_says(page: str, update_golden: bool) -> None:
     written = generator().PAGES[page]()
     if update_golden:

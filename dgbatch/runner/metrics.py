@@ -23,6 +23,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATUSES = ("ok", "quarantined")
 KINDS = ("prompt", "generated", "thinking")
 SHARD_STATES = ("pending", "running", "committed", "given_up")
+WORKER_STATES = get_args(WorkerState)
+STATES = get_args(State)
 RETRIES = ("shard_failed", "worker_lost", "out_of_memory", "preempted", "probe")
 RESTARTS = ("died", "stalled", "engine_failed", "out_of_memory", "load_failed", "preempted")
 PHASES = ("load", "tokenize", "prefill", "denoise", "sample", "wait_input", "wait_output")
@@ -129,7 +131,7 @@ def _device_seconds(moment: Moment) -> Samples:
 
 def _workers(moment: Moment) -> Samples:
     states = [worker.state for worker in moment.workers]
-    return [((state,), states.count(state)) for state in get_args(WorkerState)]
+    return [((state,), states.count(state)) for state in WORKER_STATES]
 
 
 def _free_bytes(moment: Moment) -> Samples:
@@ -163,10 +165,11 @@ def _worker(name: str, kind: Any, unit: str, help: str, read: Callable[[Moment],
 METRICS: tuple[Metric, ...] = (
     _commits("rows_total", "counter", "rows",
              "Rows in committed shards, by what became of them. Not counted: rows in work, and attempts that were "
-             "lost. A retry moves rows from quarantined to ok.",
+             "lost. `dgbatch retry` moves rows from quarantined to ok, the one way in which a total here falls.",
              lambda m: _by(STATUSES, {"ok": m.tally.ok, "quarantined": m.tally.quarantined}), "status"),
     _commits("accepted_rows_total", "counter", "rows",
-             "Rows in committed shards that passed all accept rules. Absent where the job has none.",
+             "Rows in committed shards that passed all accept rules. Not counted: rows in work. Absent where the job "
+             "has no rules.",
              lambda m: _one(m.tally.accepted if m.judged else None)),
     _commits("rows_expected", "gauge", "rows",
              "Rows that the run owes: those of the input times samples, done or not.",
@@ -180,7 +183,8 @@ METRICS: tuple[Metric, ...] = (
              "Canvases of ok rows in committed shards. Not counted: those of lost attempts.",
              lambda m: _one(m.tally.canvases)),
     _commits("denoise_steps_total", "counter", "steps",
-             "Denoising steps of those canvases, each canvas on its own: a pass over 8 canvases is 8 steps.",
+             "Denoising steps of those canvases, each canvas on its own: a pass over 8 canvases is 8 steps. "
+             "Not counted: those of lost attempts, and passes that encode.",
              lambda m: _one(m.tally.denoise_steps)),
     _commits("revised_tokens_total", "counter", "tokens",
              "Self-corrections: tokens that settled as another one than was first accepted in their place. Not "
@@ -205,7 +209,8 @@ METRICS: tuple[Metric, ...] = (
              "its attempts in this submit.",
              lambda m: _by(SHARD_STATES, m.shards), "state"),
     _commits("commits_total", "counter", "records",
-             "Commit records that count: of shards, of pieces of shards and of rounds of retry.",
+             "Commit records: of shards, of pieces of shards and of rounds of retry. Not counted: records that came "
+             "after others of the same rows.",
              lambda m: _one(m.commits)),
     _commits("last_commit_timestamp_seconds", "gauge", "seconds",
              "When the last commit was made, by the driver's clock. Absent before the first.",
@@ -240,7 +245,7 @@ METRICS: tuple[Metric, ...] = (
             lambda m: _one(m.eta_s)),
     _driver("run_state", "gauge", "1",
             "1 for the state that the run is in, 0 for the others.",
-            lambda m: _by(get_args(State), {m.state: 1}), "state"),
+            lambda m: _by(STATES, {m.state: 1}), "state"),
     _driver("output_free_bytes", "gauge", "bytes",
             "Free space on the disk of the output. Absent where the output is in a store.",
             _free_bytes),
@@ -258,12 +263,13 @@ METRICS: tuple[Metric, ...] = (
             "1 while prompts are encoded beside full canvases.",
             _of_workers(lambda w: w.occupancy)),
     _worker("prefix_cache_hit_tokens_total", "counter", "tokens",
-            "Prompt tokens that were found in the prefix cache, work that was lost later included.",
+            "Prompt tokens that were found in the prefix cache, work that was lost later included. Not counted: what "
+            "workers that are gone found.",
             _of_workers(lambda w: w.stats.shared_tokens)),
     _worker("device_seconds_total", "counter", "seconds",
             "What the worker's device did, or waited for: every second since the worker began to load in one phase. "
             "prefill: prompts and settled canvases on their way into the KV cache; wait_output: results being taken "
-            "and written.",
+            "and written. Not counted: workers that are gone.",
             _device_seconds, "phase"),
     _worker("device_memory_bytes", "gauge", "bytes",
             "Most memory that the worker has held: of its GPU, or its process's where it has none.",

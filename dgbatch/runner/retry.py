@@ -84,12 +84,11 @@ def retry(
         refuse_other_model(run, spec, describe_model(spec, engine, run.info.get("model")))
         with Exposure(spec, tell) as exposure, lock(path):
             left = quarantine(run, codes)  # nobody else changes it from here on
-            ledger = run.ledger()
-            before = ledger.tally.ok
+            before = run.ledger().tally.ok
             with (
                 reopened(run),
                 told(run, spec, shlex.join(asked)) as log,
-                exposure.of(run, ledger) as meter,
+                exposure.of(run, ledger := run.ledger()) as meter,
             ):
                 tell = exposure.tell
                 run.event("retrying", rows=left.samples, codes=list(codes))

@@ -24,6 +24,7 @@ from dgbatch.runner.commits import (
 )
 from dgbatch.runner.local_folder import LocalFolder as Folder
 from tests.runner.small_run import Killed, Reaper
+from tests.runner.test_ledger import with_sums
 
 RUN = "fingerprint"
 COMMIT = Commit(
@@ -71,6 +72,7 @@ def test_a_record_is_small_readable_json() -> None:
         replace(COMMIT, quarantine=None, quarantined=0),
         replace(COMMIT, span=(128, 256)),
         replace(COMMIT, round=2, base=("3f9c", "beef")),
+        with_sums(COMMIT),
     ],
 )
 def test_a_record_survives_json(commit: Commit) -> None:
@@ -78,9 +80,9 @@ def test_a_record_survives_json(commit: Commit) -> None:
     assert Commit.from_json(commit.to_json()) == commit
 
 
-def test_a_whole_shard_is_written_as_it_was_before_there_were_pieces() -> None:
+def test_a_whole_shard_is_written_as_it_was_before_there_were_pieces_and_sums() -> None:
     written = json.loads(COMMIT.to_json(RUN))
-    assert not written.keys() & {"span", "round", "base"}
+    assert not written.keys() & {"span", "round", "base", "sums"}
     assert json.loads(replace(COMMIT, span=(0, 3)).to_json(RUN))["span"] == [0, 3]
 
 

@@ -18,12 +18,18 @@ from dgbatch.runner.run_folder import Run
 from dgbatch.runner.verify import verify
 from tests.runner.conftest import MakeJob
 from tests.runner.small_run import Killed, Reaper, commit_all, new_run, write_attempt
-from tests.runner.test_ledger import commit, retried
+from tests.runner.test_ledger import commit, retried, with_sums
 
 Rows = Callable[[int], pa.Table]
 RUN = "fingerprint"
 LEFT, RIGHT = commit(0, 0, 4), commit(0, 4, 8)
-COMMITS = [LEFT, RIGHT, retried(LEFT, RIGHT, quarantined=1), replace(commit(1), data=None, quarantine=None), commit(2)]
+COMMITS = [
+    with_sums(LEFT),
+    RIGHT,
+    retried(LEFT, RIGHT, quarantined=1),
+    replace(commit(1), data=None, quarantine=None),
+    commit(2),
+]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from dgbatch.runner.commits import Commit, FileRecord
 from dgbatch.runner.ledger import Ledger, Tally, base, chosen
 from dgbatch.runner.plan import Shard
+from dgbatch.runner.sums import BOUNDS, Histogram, Sums
 
 SHARDS = tuple(Shard(index, "in.parquet", 0, 8 * index, 8, 8) for index in range(3))
 
@@ -45,6 +46,14 @@ def retried(*on: Commit, ok: int = 1, quarantined: int = 0, number: int = 1) -> 
     again = commit(on[0].shard, attempt=f"{on[0].shard}000{number}")
     left = replace(again.quarantine, rows=quarantined) if quarantined else None
     return replace(again, ok=ok, quarantined=quarantined, quarantine=left, round=number, base=base(on))
+
+
+def with_sums(commit: Commit) -> Commit:
+    """The same with sums that are its own."""
+    number = sum(commit.attempt.encode()) % 97
+    durations = Histogram.of(BOUNDS["row_duration_s"], [number / 7] * commit.ok)
+    codes = (("null_prompt", commit.quarantined),) if commit.quarantined else ()
+    return replace(commit, sums=Sums(number, number // 2, codes, row_duration_s=durations))
 
 
 def ledger(*commits: Commit) -> Ledger:
@@ -131,6 +140,15 @@ def test_a_round_that_is_based_on_other_attempts_does_not_count():
     assert ledger(left, right).accepts(retried(left, right))
 
 
+def test_sums_of_a_shard_say_what_is_in_quarantine_after_its_last_round():
+    left, right = with_sums(commit(0, 0, 4)), with_sums(commit(0, 4, 8))
+    first = with_sums(retried(left, right, ok=1, quarantined=1))
+    sums = ledger(left, right, first).tally.sums
+    assert sums.quarantined == (("null_prompt", 1),)
+    assert sums.row_duration_s.count == 7
+    assert sums.revised_tokens == sum(each.sums.revised_tokens for each in (left, right, first))
+
+
 def test_what_would_undo_a_round_of_retry_is_refused():
     left, right = commit(0, 0, 4), commit(0, 4, 8)
     some = ledger(left, right, retried(left, right))
@@ -159,6 +177,7 @@ def records(draw: st.DrawFn) -> list[Commit]:
 
 @given(records(), st.randoms())
 def test_the_same_records_in_any_order_give_the_same_choice(found: list[Commit], dice) -> None:
+    found = [with_sums(each) for each in found]
     shuffled = list(found)
     dice.shuffle(shuffled)
     expected = ledger(*found)
@@ -168,6 +187,10 @@ def test_the_same_records_in_any_order_give_the_same_choice(found: list[Commit],
     assert ledger(*shuffled).counted == grown.counted == expected.counted
     assert grown.tally == expected.tally
     assert set(grown.lost) == set(found) - set(grown.counted)
+    sums = grown.tally.sums
+    assert sum(rows for _, rows in sums.quarantined) == grown.tally.quarantined
+    assert sums.row_duration_s.count == sum(max(0, each.ok) for each in grown.counted)
+    assert grown.commits == len(grown.counted)
 
 
 @given(records())

@@ -21,6 +21,7 @@ from dgbatch.runner.layout import PLAN, RUN
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.schema import COMPLETION
 from dgbatch.runner.spec import load_job
+from dgbatch.runner.sums import BOUNDS, NOTHING, Histogram
 from dgbatch.runner.verify import Verification, verify
 from tests.runner.conftest import JOB, prompts
 from tests.runner.small_run import commit_all, forge, new_run, read, record_path, reseal, rewrite, write_attempt
@@ -284,6 +285,28 @@ def test_any_wrong_count_in_a_record_is_found(fresh: Callable[[], Run], shard: i
     reseal(run, shard, replace(commit, **{column: wrong}))
     found = assert_found(run)
     assert found is not None and found.checksum_errors == 1
+
+
+@pytest.mark.parametrize("name", ["quarantined", "steps_per_canvas", "tokens_per_forward", "row_duration_s"])
+def test_wrong_sums_in_a_record_are_found(fresh: Callable[[], Run], name: str) -> None:
+    run = fresh()
+    commit = run.commits()[0]
+    assert commit.sums.tokens_per_forward.count == commit.ok
+    wrong: object = (("prompt_too_long", commit.quarantined + 1),)
+    if name in BOUNDS:
+        wrong = getattr(commit.sums, name) + Histogram.of(BOUNDS[name], [1.0])
+    reseal(run, 0, replace(commit, sums=replace(commit.sums, **{name: wrong})))
+    found = assert_found(run)
+    assert found is not None
+    told = found.examples["checksum_errors"][0]
+    assert told.startswith("_dgbatch/commits/000000.json: its sums say ") and name in told
+
+
+def test_a_record_without_sums_is_as_good_as_it_was(fresh: Callable[[], Run]) -> None:
+    run = fresh()
+    for index, commit in enumerate(run.commits()):
+        reseal(run, index, replace(commit, sums=NOTHING))
+    assert verify(run).holds and not run.ledger().tally.sums
 
 
 @pytest.mark.parametrize("spoil", ["drop", "cast", "rename", "extra", "order"])
