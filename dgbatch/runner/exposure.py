@@ -1,11 +1,12 @@
 """How the metrics of a submit leave its process: an endpoint, a file that names it, pushes, and files at the end.
 
-None of it ever costs the job anything but a line that says what is wrong; only an endpoint that cannot be had is told
-before the job begins.
+None of it ever costs the job anything but a line that says what is wrong, and some seconds at the end for who comes
+regularly (readers.py); only an endpoint that cannot be had is told before the job begins.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from dgbatch.runner.spec import JobSpec
 
 
+IMPATIENT = (RunCancelled, KeyboardInterrupt)  # somebody wants it to end now
+
+
 class Exposure:
     """A context manager: listens at once, so that a port in use is told before anything is written.
 
@@ -44,6 +48,7 @@ class Exposure:
         self._meter: Meter | None = None
         self._run: Run | None = None
         self._untold: list[str] = []
+        self._ended_at: float | None = None  # by the monotonic clock
 
     def __enter__(self) -> Exposure:
         return self
@@ -51,10 +56,15 @@ class Exposure:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._target is not None:
-            self._target.remove()
-        if self._server is not None:
-            self._server.stop()
+        try:
+            if self._server is not None and self._ended_at is not None and not isinstance(error, IMPATIENT):
+                with suppress(KeyboardInterrupt):  # the run is over; only this wait is cut short
+                    self._server.let_read(self._ended_at)
+        finally:
+            if self._target is not None:
+                self._target.remove()
+            if self._server is not None:
+                self._server.stop()
 
     @property
     def url(self) -> str:
@@ -81,11 +91,12 @@ class Exposure:
         try:
             yield meter
             state = "completed"
-        except (RunCancelled, KeyboardInterrupt):
+        except IMPATIENT:
             state = "cancelled"
             raise
         finally:
             meter.ended(state)
+            self._ended_at = time.monotonic()
             self._leave_last(run, page(meter.moment))
 
     def tell(self, progress: Progress) -> None:

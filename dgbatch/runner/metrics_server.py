@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from dgbatch.errors import JobError
 from dgbatch.runner.metrics import CONTENT_TYPE
+from dgbatch.runner.readers import Readers
 
 PATH = "/metrics"
 CLIENT_S = 10.0  # a client that says nothing for so long is left alone
@@ -46,6 +48,10 @@ class MetricsServer:
         self._server.page = page
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True).start()
 
+    def let_read(self, since: float) -> None:
+        """Wait until who comes regularly has read a page that is younger than `since`, by the monotonic clock."""
+        self._server.readers.wait(since)
+
     def stop(self) -> None:
         if self._server.page is not None:
             self._server.shutdown()
@@ -60,6 +66,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, family: int, address: tuple):
         self.address_family = family
+        self.readers = Readers()
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
@@ -88,6 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.partition("?")[0] != PATH or self.server.page is None:
             status, kind, body = 404, "text/plain; charset=utf-8", f"The metrics are at {PATH}\n".encode()
         else:
+            asked_at = time.monotonic()
             status, kind, body = 200, CONTENT_TYPE, self.server.page()
         self.send_response(status)
         self.send_header("Content-Type", kind)
@@ -95,6 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if with_body:
             self.wfile.write(body)
+            if status == 200:
+                self.server.readers.came(asked_at)
 
     def log_message(self, format: str, *args: object) -> None:
         """The terminal is for the job."""

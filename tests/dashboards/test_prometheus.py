@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from dgbatch.runner.metrics import METRICS
@@ -29,7 +31,7 @@ LIMIT_S = 90.0
 JOB = "watched"
 FILL_IN = {"job": JOB, "worker": ".*", "__rate_interval": "10s", "__range": "1h"}
 # One row in eight is rejected, one engine fails once and is replaced; the rest takes a while.
-PROMPTS = [f"prompt {i}" + (" !reject" if i % 8 == 0 else "") for i in range(4000)]
+PROMPTS = [f"prompt {i}" + (" !reject" if i % 8 == 0 else "") for i in range(1600)]
 
 
 @dataclass
@@ -37,13 +39,14 @@ class Watched:
     """A job at work, and the Prometheus that scrapes it."""
 
     prometheus: Prometheus
-    job: subprocess.Popen[str]
+    file: str  # of the job
+    job: subprocess.Popen[bytes]
     seen: set[str] = field(default_factory=set)  # expressions that have had data
 
     def wait_for(self, condition: Callable[[], object], what: Callable[[], str]) -> None:
         deadline = time.monotonic() + LIMIT_S
         while not condition():
-            assert self.job.poll() in (None, -signal.SIGKILL), self.job.communicate()
+            assert self.job.poll() in (None, -signal.SIGKILL), "the job has ended"
             assert time.monotonic() < deadline, what()
             time.sleep(0.25)
 
@@ -61,28 +64,35 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     job = fake_job(
         folder,
         PROMPTS,
-        {"step_s": 0.02, "orders": {"r0013": f"!raise={folder / 'raised'}"}},
+        {"step_s": 0.03, "orders": {"r0013": f"!raise={folder / 'raised'}"}},
         name=JOB,
         prompt={"template": "{{ prompt }}", "thinking": True},
-        workers={"count": 2},
+        workers={"count": 2, "shard_rows": 16},
         metrics={"deadline_s": 3600},
     )
     with Prometheus(folder / "prometheus") as prometheus:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fake_cli", "submit", job],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "DGBATCH_TARGETS": str(prometheus.targets)},
-        )
+        process = submitted(job, prometheus)
         try:
-            yield Watched(prometheus, process)
+            yield Watched(prometheus, job, process)
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            end(process)
+
+
+def submitted(job: str, prometheus: Prometheus, **environment: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.fake_cli", "submit", job],
+        stdout=subprocess.DEVNULL,  # standard error is ours: pytest shows it with a test that failed
+        cwd=ROOT,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DGBATCH_TARGETS": str(prometheus.targets), **environment},
+    )
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of it and of its Ray."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def test_every_expression_of_every_dashboard_has_data(watched: Watched) -> None:
@@ -137,6 +147,41 @@ def test_killed_driver_is_missed_and_what_it_gave_up_on_is_told(watched: Watched
     assert gone["annotations"]["summary"].startswith(f"{JOB}: its driver on 127.0.0.1:")
     for mark in of_annotations():
         assert watched.prometheus.values(mark.filled_in(FILL_IN)), mark.where
+
+
+def test_resumed_job_clears_the_alarm_and_ends_with_the_numbers_of_the_dataset(watched: Watched) -> None:
+    """The last page is read, too: a driver waits some seconds for who comes regularly."""
+    end(watched.job)
+    again = submitted(watched.file, watched.prometheus, DGBATCH_FAKE='{"step_s": 0}')
+    try:
+        assert again.wait(LIMIT_S) == 3, "complete, with quarantined rows"
+    finally:
+        end(again)
+    watched.wait_for(
+        lambda: "DgbatchDriverGone" not in watched.prometheus.firing(), lambda: str(watched.prometheus.firing())
+    )
+    (run,) = Path(watched.file).parent.glob("out")
+    with duckdb.connect() as sql:
+        ok, tokens = sql.sql(f"select count(*), sum(tokens) from '{run}/data/*.parquet'").fetchall()[0]
+        ((quarantined,),) = sql.sql(f"select count(*) from '{run}/quarantine/*.parquet'").fetchall()
+    assert ok + quarantined == len(PROMPTS) and quarantined == len(PROMPTS) // 8
+    target = f'job="{JOB}",instance="{last_instance(watched)}"'
+    last = {
+        name: sum(watched.prometheus.values(f"last_over_time(dgbatch_{name}[5m])").values())
+        for name in (
+            f'rows_total{{{target},status="ok"}}',
+            f'rows_total{{{target},status="quarantined"}}',
+            f'tokens_total{{{target},kind!="prompt"}}',
+            f'run_state{{{target},state="completed"}}',
+        )
+    }
+    assert list(last.values()) == [ok, quarantined, tokens, 1]
+
+
+def last_instance(watched: Watched) -> str:
+    """Host and port of the driver that was seen last."""
+    seen = watched.prometheus.values("max by (instance) (last_over_time(timestamp(dgbatch_rows_expected)[1h:1s]))")
+    return dict(max(seen, key=seen.__getitem__))["instance"]
 
 
 def as_written(matcher: Any) -> str:
