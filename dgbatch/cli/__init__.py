@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=arguments, prog_name="dgbatch")
     except DgbatchError as error:
-        print_error(error, as_json="--json" in arguments)
+        print_error(error, as_json=any(option in arguments for option in ("--json", "--json-lines")))
         sys.exit(error.exit_code)
     except BrokenPipeError:  # `dgbatch sql ... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

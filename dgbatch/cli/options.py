@@ -12,4 +12,10 @@ Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a field of the job file; may be given again."),
 ]
+JsonLines = Annotated[
+    bool,
+    typer.Option(
+        "--json-lines", help="Print JSON on standard output while it runs: an object a line, the last that of --json."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]

@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dgbatch.errors import DgbatchError
+from dgbatch.runner.plain import plural as plural
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
     from rich.text import Text
+
+    from dgbatch.runner.display import Display
 
 LINE_EVERY_S = 10.0  # of `counting`, where there is no terminal
 
@@ -53,6 +56,16 @@ def painted(line: str) -> Text:
         text.stylize("red", line.find(": ") + 2, arrow)
         text.stylize("green", arrow + len(" -> "))
     return text
+
+
+def leaving(display: Display, as_json: bool) -> Callable[[DgbatchError], None]:
+    """What ends the process from any thread, its display first."""
+
+    def end(error: DgbatchError) -> None:
+        display.close()
+        leave(error, as_json)
+
+    return end
 
 
 def leave(error: DgbatchError, as_json: bool = False) -> None:
@@ -137,7 +150,3 @@ def short(path: str) -> str:
     """The path as a person would type it here."""
     relative = os.path.relpath(path) if "://" not in path else path
     return path if relative.startswith("..") else relative
-
-
-def plural(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dgbatch.cli.options import AsJson, Overrides, RunFolder
+from dgbatch.cli.options import AsJson, JsonLines, Overrides, RunFolder
 
 if TYPE_CHECKING:
     from dgbatch.runner.retry import Quarantine, Retried
@@ -23,26 +23,31 @@ def retry(
     overrides: Overrides = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run again, and leave.")] = False,
     json: AsJson = False,
+    json_lines: JsonLines = False,
 ) -> None:
     """Run the quarantined rows of a complete run again, into the same run.
 
     Exit codes as of submit: 0 nothing is left in quarantine, 3 some rows are, 4 failed, 5 locked, 130 cancelled.
     """
-    from dgbatch.cli.output import leave, print_json, show
+    from rich.console import Console
+
+    from dgbatch.cli.output import leaving, print_json, show
     from dgbatch.errors import RunCancelled, RunFailed
     from dgbatch.runner import retry as steps
-    from dgbatch.runner.progress import Display
+    from dgbatch.runner.display import display_on
     from dgbatch.runner.run_folder import Run
     from dgbatch.runner.watchdog import Watchdog
 
     if dry_run:
         left = steps.quarantine(Run.open(run), codes)
-        if json:
+        if json or json_lines:
             print_json({"run": run, "quarantined": dict(left.codes), "would_retry": left.samples})
         else:
             show(*plan_lines(left))
         raise typer.Exit(0)
-    with Display() as display, Watchdog(display, lambda error: leave(error, json)) as watched:
+    as_json = json or json_lines
+    shown = display_on(Console(stderr=True, highlight=False), json_lines)
+    with shown as display, Watchdog(display, leaving(display, as_json)) as watched:
         try:
             done = steps.retry(run, codes, overrides, on_progress=watched)
         except (RunCancelled, RunFailed) as error:
@@ -51,7 +56,7 @@ def retry(
             ]
             command = " ".join(["dgbatch retry", shlex.quote(run), *again])
             raise type(error)(f"{error}\ntry again: {command}") from error
-    if json:
+    if as_json:
         answer = {**done.status.to_json(), "run": run, "retried": done.tried, "mended": done.mended}
         print_json({**answer, "exit_code": done.status.exit_code})
     else:
@@ -72,7 +77,7 @@ def summary(done: Retried) -> list[str]:
     """How many came through, and the proof of all rows."""
     from dgbatch.cli.output import plural
     from dgbatch.cli.verify import equation
-    from dgbatch.runner.progress import clock
+    from dgbatch.runner.plain import clock
 
     if done.verification is None:
         return ["0 rows in quarantine: nothing to retry"]

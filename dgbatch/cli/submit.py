@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgbatch.cli.options import AsJson, JobFile, Overrides
+from dgbatch.cli.options import AsJson, JobFile, JsonLines, Overrides
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,6 +22,7 @@ def submit(
         bool, typer.Option("--new-run", help="Start anew beside an earlier run: output.path gets -2, -3, ...")
     ] = False,
     json: AsJson = False,
+    json_lines: JsonLines = False,
 ) -> None:
     """Run a job; the same job again goes on where it stopped.
 
@@ -29,22 +30,24 @@ def submit(
     """
     from rich.console import Console
 
-    from dgbatch.cli.output import leave, print_json
+    from dgbatch.cli.output import leaving, print_json
     from dgbatch.errors import RunCancelled, RunFailed
     from dgbatch.runner import submit as steps
-    from dgbatch.runner.progress import Display
+    from dgbatch.runner.display import display_on
     from dgbatch.runner.watchdog import Watchdog
 
-    with Display() as display, Watchdog(display, lambda error: leave(error, json)) as watched:
+    as_json = json or json_lines
+    shown = display_on(Console(stderr=True, highlight=False), json_lines)
+    with shown as display, Watchdog(display, leaving(display, as_json)) as watched:
         try:
             done = steps.submit(job, overrides, new_run, on_progress=watched)
         except (RunCancelled, RunFailed) as error:
             again = ["dgbatch", "submit", job, *(part for text in overrides for part in ("--set", text))]
             again += ["--set", f"output.path={display.path}"] if new_run and display.path else []
             raise type(error)(f"{error}\nresume: {shlex.join(again)}") from error
-    if json:
+    if as_json:
         print_json({**done.status.to_json(), "run": done.run.path, "exit_code": done.exit_code})
-    screen = Console(stderr=json, highlight=False)
+    screen = Console(stderr=as_json, highlight=False)
     for part in summary(done):
         screen.print(part, soft_wrap=isinstance(part, str), markup=False)
     raise typer.Exit(done.exit_code)
@@ -63,9 +66,9 @@ def summary(done: Submitted) -> list[RenderableType]:
     grid.add_column(overflow="fold")
     for name, value in _lines(done):
         grid.add_row(name, value)
-    complete = "already complete" if done.was_complete else "complete"
+    completed = f"{'already ' if done.was_complete else ''}{done.status.state}"
     style = "yellow" if done.status.tally.quarantined else "green"
-    title = Text.assemble((f" {done.status.name}: {complete} ", f"bold {style}"))
+    title = Text.assemble((f" {done.status.name}: {completed} ", f"bold {style}"))
     run, me = shlex.quote(short(done.run.path)), shlex.quote(invoked_as())
     return [
         Panel(grid, title=title, title_align="left", border_style=style, width=80),
@@ -84,7 +87,7 @@ def _lines(done: Submitted) -> list[tuple[str, Any]]:
     from dgbatch.cli.output import short
     from dgbatch.cli.status import share
     from dgbatch.cli.verify import equation
-    from dgbatch.runner.progress import clock, rate
+    from dgbatch.runner.plain import clock, rate
 
     tally, spec = done.status.tally, done.run.spec
     lines: list[tuple[str, Any]] = [("rows", f"{tally.ok:,} ok, {tally.quarantined:,} quarantined")]

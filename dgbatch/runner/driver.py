@@ -262,7 +262,7 @@ class Driver:
     def dismiss(self, actor: Actor) -> None:
         self.actors.kill(actor)
         farewell(self.run, actor.name, actor.report)
-        self.telling.lost(actor.report)
+        self.telling.lost(actor)
         self.cuts.pop(actor.name, None)
 
     def replace_silent(self) -> None:
@@ -308,7 +308,7 @@ class Driver:
         self.tell()
 
     def tell(self) -> None:
-        self.telling.tell(self.so_far, [actor.report for actor in self.actors])
+        self.telling.tell(self.so_far, list(self.actors))
         self.measure()
 
     def measure(self, at_once: bool = False) -> None:

@@ -10,6 +10,7 @@ from dgbatch.runner.folder import Folder, is_partial, open_folder
 OURS = "_dgbatch"
 RUN = f"{OURS}/run.json"
 PLAN = f"{OURS}/plan.parquet"
+LIVE = f"{OURS}/live.json"
 EVENTS = f"{OURS}/events.jsonl"
 ATTEMPTS = f"{OURS}/attempts.json"
 METRICS = f"{OURS}/metrics.prom"  # the last page, once the driver is done

@@ -75,7 +75,7 @@ class Losses:
         if again:
             self.meter.retried("shard_failed")
         self.run.event("shard_failed", shard=piece.shard.index, worker=actor.name, reason=reason, again=again)
-        self.telling.say(f"{piece} failed: {reason.partition(': ')[2][:100]}")
+        self.telling.went_wrong(f"{piece} failed: {reason.partition(': ')[2][:100]}")
 
     def worker_lost(self, actor: Actor, reason: str, why: Restart) -> None:
         """A worker is gone, its process killed: its pieces go to others.
@@ -96,7 +96,7 @@ class Losses:
         if out_of_memory and actor.report.canvases > 1:
             self._halve(actor)
             return
-        self.telling.say(f"{reason[:120]}; starting another")
+        self.telling.went_wrong(f"{reason[:120]}; starting another")
         fate = self.dispatch.lost(actor.name, Blame("out_of_memory" if out_of_memory else "worker_killed", reason))
         if len(held) == 1:
             self._search(held[0], fate)
@@ -169,7 +169,7 @@ class Losses:
         noted = run.canvases.get(report.device, {}).get("curve", [])
         run.note_canvases(report.device, now, report.curve or [CurvePoint(*point) for point in noted])
         run.event("out_of_memory", worker=actor.name, device=report.device, canvases=report.canvases, now=now)
-        self.telling.say(
+        self.telling.went_wrong(
             f"{report.device} ran out of memory with {report.canvases} canvases in flight: worker {actor.name} goes on "
             f"with {now}"
         )
@@ -179,13 +179,13 @@ class Losses:
         search, index = self.dispatch.tries[piece.key].search, piece.shard.index
         if fate == "searching":
             self.run.event("searching", shard=index, rows=search.high - search.low)
-            self.telling.say(f"{piece} kills its workers: looking for the row")
+            self.telling.went_wrong(f"{piece} kills its workers: looking for the row")
         elif fate == "poisoned":
             row = next(reversed(search.poison))
             blame, row_id = search.poison[row], self._id_of(piece, row)
             self.run.event("row_poisoned", shard=index, row=row, id=row_id, code=blame.code, reason=blame.reason)
             named = f"row {row}" if row_id is None else f"row {row_id!r}"
-            self.telling.say(f"{named} of shard {index} kills its worker: it goes to quarantine")
+            self.telling.went_wrong(f"{named} of shard {index} kills its worker: it goes to quarantine")
             self.keep(time.monotonic(), at_once=True)
         self._search_deaths += search.on
         if self._search_deaths >= SEARCH_DEATHS:

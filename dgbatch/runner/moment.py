@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from dgbatch.records import EngineStats
 from dgbatch.runner.ledger import Tally
 from dgbatch.runner.progress import State
+from dgbatch.runner.progress import WorkerState as WorkerState
 from dgbatch.runner.sums import Histogram
-
-WorkerState = Literal["starting", "working", "idle", "leaving"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from dgbatch.runner.figures import Figures, figures
 from dgbatch.runner.film import film_html, films
 from dgbatch.runner.folder import PARTIAL
 from dgbatch.runner.layout import REPORT
-from dgbatch.runner.progress import clock, rate
+from dgbatch.runner.plain import clock, rate
 from dgbatch.runner.recipe import recipe
 from dgbatch.runner.verify import Verification
 

@@ -13,7 +13,7 @@ from html import escape
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from dgbatch.runner.progress import clock, rate
+from dgbatch.runner.plain import clock, rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

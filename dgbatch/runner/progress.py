@@ -1,27 +1,47 @@
-"""What a running job shows: a live display on a terminal, one plain line now and then elsewhere."""
+"""A running job at one moment, as people and programs see it. Plain frozen data; nothing here draws or measures."""
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal
-
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.spinner import Spinner
-from rich.table import Table
-from rich.text import Text
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 State = Literal["validating", "in_progress", "finalizing", "completed", "failed", "cancelled"]
-PLAIN_EVERY_S = 10.0  # seconds between two plain lines
-WINDOW_S = 20.0  # rates are those of the last seconds: long enough to be calm, short enough to follow a lost worker
+AT_WORK: tuple[State, ...] = ("validating", "in_progress", "finalizing")
+WorkerState = Literal["starting", "working", "idle", "leaving"]
+
+# What a device's time goes to, as people are shown it; what an engine says that is not here stands for itself.
+PHASES = {
+    "tokenize": "prefill", "prefill": "prefill", "denoise": "denoise", "sample": "sample",
+    "wait_input": "waiting", "wait_output": "waiting",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One worker. Counts and seconds run since its start, and include work that is not committed."""
+
+    name: str
+    state: WorkerState = "starting"
+    device: str = ""
+    canvases: int = 0  # in flight at most
+    rows: int = 0
+    tokens_per_s: float | None = None  # of late
+    since_step_s: float = 0.0  # since it last showed a sign of work, or had none to do
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by phase, as the engine names them
+
+    @property
+    def shares(self) -> dict[str, float]:
+        return shares_of(self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that went wrong while the job went on."""
+
+    at: str  # ISO 8601, UTC
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,171 +52,100 @@ class Progress:
     name: str
     path: str
     expected: int = 0  # rows times samples
-    rows: int = 0  # completed or quarantined
+    rows: int = 0  # completed or quarantined, committed or not
     quarantined: int = 0  # in committed shards
+    ok: int = 0  # in committed shards
+    tokens: int = 0  # in committed shards
     shards: int = 0
     shards_done: int = 0
-    tokens_per_s: float | None = None
+    tokens_per_s: float | None = None  # of late
     rows_per_s: float | None = None
+    mean_tokens_per_s: float | None = None  # since the first worker was ready
+    eta_s: float | None = None
     steps_per_canvas: float | None = None
-    workers: int = 0  # at work
+    recent_steps: tuple[float, ...] = ()  # steps per canvas in a row of moments, the last one now
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by phase, over all workers of this submit
+    crew: tuple[WorkerView, ...] = ()
+    problems: tuple[Problem, ...] = ()  # the last ones, the newest last
     elapsed_s: float = 0.0
     note: str = ""  # what is going on when it is not plain work, or what has just happened
     metrics_url: str = ""  # where the metrics are
 
     @property
-    def eta_s(self) -> float | None:
-        return (self.expected - self.rows) / self.rows_per_s if self.rows_per_s else None
+    def workers(self) -> int:
+        """Those whose model is loaded."""
+        return sum(worker.state != "starting" for worker in self.crew)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of the workers' time since their models were loaded."""
+        return shares_of(self.seconds)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `status --json` says, and more of it."""
+        return {
+            "state": self.state,
+            "name": self.name,
+            "run": self.path,
+            "rows": {"expected": self.expected, "done": self.rows, "ok": self.ok, "quarantined": self.quarantined},
+            "shards": {"expected": self.shards, "committed": self.shards_done},
+            "tokens": self.tokens,
+            "tokens_per_s": _rounded(self.tokens_per_s),
+            "mean_tokens_per_s": _rounded(self.mean_tokens_per_s),
+            "rows_per_s": _rounded(self.rows_per_s),
+            "eta_s": _rounded(self.eta_s),
+            "elapsed_s": _rounded(self.elapsed_s),
+            "steps_per_canvas": _rounded(self.steps_per_canvas),
+            "recent_steps": [_rounded(steps) for steps in self.recent_steps],
+            "seconds": {phase: _rounded(seconds) for phase, seconds in self.seconds.items()},
+            "workers": self.workers,
+            "crew": [
+                {
+                    **asdict(worker),
+                    "tokens_per_s": _rounded(worker.tokens_per_s),
+                    "since_step_s": _rounded(worker.since_step_s),
+                    "seconds": {phase: _rounded(seconds) for phase, seconds in worker.seconds.items()},
+                }
+                for worker in self.crew
+            ],
+            "problems": [asdict(problem) for problem in self.problems],
+            "note": self.note,
+            "metrics_url": self.metrics_url,
+        }
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Progress:
+        """What `to_json` said. Raises KeyError or TypeError for anything else."""
+        rows, shards = told["rows"], told["shards"]
+        same = ("state", "name", "tokens", "tokens_per_s", "mean_tokens_per_s", "rows_per_s", "eta_s", "elapsed_s",
+                "steps_per_canvas", "seconds", "note", "metrics_url")  # fmt: skip
+        return cls(
+            path=told["run"],
+            expected=rows["expected"],
+            rows=rows["done"],
+            ok=rows["ok"],
+            quarantined=rows["quarantined"],
+            shards=shards["expected"],
+            shards_done=shards["committed"],
+            recent_steps=tuple(told["recent_steps"]),
+            crew=tuple(WorkerView(**worker) for worker in told["crew"]),
+            problems=tuple(Problem(**problem) for problem in told["problems"]),
+            **{name: told[name] for name in same},
+        )
 
 
 OnProgress = Callable[[Progress], None]
 
 
-class Rates:
-    """Rows and tokens per second over the last moments, from running totals. The caller brings the clock."""
-
-    def __init__(self, window_s: float = WINDOW_S):
-        self.window_s = window_s
-        self._seen: deque[tuple[float, int, int]] = deque()
-
-    def add(self, now: float, rows: int, tokens: int) -> None:
-        """Totals at this moment. One that fell, because a worker took its open rows with it, starts the window anew."""
-        if self._seen and (rows < self._seen[-1][1] or tokens < self._seen[-1][2]):
-            self._seen.clear()
-        self._seen.append((now, rows, tokens))
-        while len(self._seen) > 2 and self._seen[1][0] <= now - self.window_s:
-            self._seen.popleft()
-
-    @property
-    def rows_per_s(self) -> float | None:
-        return self._per_s(1)
-
-    @property
-    def tokens_per_s(self) -> float | None:
-        return self._per_s(2)
-
-    def _per_s(self, which: int) -> float | None:
-        if len(self._seen) < 2:
-            return None
-        first, last = self._seen[0], self._seen[-1]
-        seconds = last[0] - first[0]
-        return (last[which] - first[which]) / seconds if seconds > 0 and last[which] > first[which] else None
+def shares_of(seconds: Mapping[str, float]) -> dict[str, float]:
+    """By what people are shown, the largest first; without the time that a model took to load."""
+    found: Counter[str] = Counter()
+    for phase, spent in seconds.items():
+        if phase != "load" and spent > 0:
+            found[PHASES.get(phase, phase)] += spent  # type: ignore[assignment]  # a Counter adds up seconds as well
+    total = sum(found.values())
+    return {phase: spent / total for phase, spent in found.most_common()}
 
 
-def clock(seconds: float | None) -> str:
-    """75 -> 1:15, 7261 -> 2:01:01, None -> --:--."""
-    if seconds is None:
-        return "--:--"
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def rate(per_s: float | None) -> str:
-    if per_s is None:
-        return "-"
-    return f"{per_s:,.0f}" if per_s >= 10 else f"{per_s:.1f}"
-
-
-def plain_line(progress: Progress) -> str:
-    """One line for logs: everything the live display shows."""
-    if progress.state != "in_progress" or not (progress.workers or progress.rows):
-        return f"{progress.name}: {progress.note or progress.state}"
-    share = progress.rows / progress.expected if progress.expected else 1.0
-    parts = [
-        f"{progress.rows:,}/{progress.expected:,} rows ({share:.0%})",
-        f"{rate(progress.tokens_per_s)} tokens/s",
-        f"{_steps(progress)} steps/canvas",
-        f"ETA {clock(progress.eta_s)}",
-        f"{progress.workers} worker{'s' if progress.workers != 1 else ''}",
-    ]
-    if progress.quarantined:
-        parts.append(f"{progress.quarantined:,} quarantined")
-    if progress.note:
-        parts.append(progress.note)
-    return f"{progress.name}: " + ", ".join(parts)
-
-
-def panel(progress: Progress) -> RenderableType:
-    """A few calm lines: what, how far, how fast, and what is going on."""
-    head = Table.grid(expand=True)
-    head.add_column(ratio=1)
-    head.add_column(justify="right", no_wrap=True)
-    crew = f"{progress.workers} worker{'s' if progress.workers != 1 else ''}   " if progress.workers else ""
-    head.add_row(Text(progress.name, style="bold"), Text(f"{crew}{clock(progress.elapsed_s)}", style="dim"))
-    lines: list[RenderableType] = [head]
-    if progress.expected:
-        share = progress.rows / progress.expected
-        bar = Table.grid(expand=True, padding=(0, 1))
-        bar.add_column(ratio=1)
-        bar.add_column(justify="right", no_wrap=True)
-        bar.add_column(justify="right", no_wrap=True)
-        bar.add_row(
-            ProgressBar(progress.expected, progress.rows, complete_style="cyan", finished_style="green"),
-            f"[bold]{progress.rows:,}[/] / {progress.expected:,} rows",
-            f"{share:4.0%}",
-        )
-        lines.append(bar)
-    if progress.workers:
-        lines.append(_figures(progress))
-    if progress.quarantined:
-        rows = "row" if progress.quarantined == 1 else "rows"
-        lines.append(Text(f"{progress.quarantined:,} {rows} quarantined", style="red"))
-    if progress.metrics_url:
-        lines.append(Text(f"metrics  {progress.metrics_url}", style="dim", no_wrap=True, overflow="ellipsis"))
-    if progress.note:
-        lines.append(Spinner("dots", Text(progress.note, style="yellow")))
-    return Group(*lines)
-
-
-def _figures(progress: Progress) -> Table:
-    figures = Table.grid(expand=True, padding=(0, 1))
-    for _ in range(4):
-        figures.add_column(no_wrap=True)
-    figures.add_row(
-        f"[bold]{rate(progress.tokens_per_s)}[/] tokens/s",
-        f"[bold]{_steps(progress)}[/] steps per canvas",
-        f"{progress.shards_done:,}/{progress.shards:,} shards",
-        f"ETA [bold]{clock(progress.eta_s)}[/]",
-    )
-    return figures
-
-
-def _steps(progress: Progress) -> str:
-    return "-" if progress.steps_per_canvas is None else f"{progress.steps_per_canvas:.1f}"
-
-
-class Display:
-    """Shows each Progress it is called with; a context manager, so that the terminal is left tidy whatever happens."""
-
-    def __init__(self, console: Console | None = None, now: Callable[[], float] = time.monotonic):
-        self._console = console or Console(stderr=True, highlight=False)
-        self._now = now
-        self._live: Live | None = None
-        self._last_line_at: float | None = None
-        self._last_note = ""
-        self.path = ""  # of the run, as soon as it is known
-
-    def __enter__(self) -> Display:
-        if self._console.is_terminal:
-            self._live = Live(console=self._console, auto_refresh=True, refresh_per_second=8, transient=True)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
-
-    def __call__(self, progress: Progress) -> None:
-        self.path = progress.path
-        if self._live:
-            self._live.update(panel(progress))
-            return
-        now = self._now()
-        fresh_note = bool(progress.note) and progress.note != self._last_note
-        due = self._last_line_at is None or now - self._last_line_at >= PLAIN_EVERY_S
-        if fresh_note or (due and progress.state == "in_progress"):
-            self._console.print(plain_line(progress), soft_wrap=True, markup=False)
-            self._last_line_at, self._last_note = now, progress.note
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

@@ -11,6 +11,7 @@ from dgbatch.records import CurvePoint, EngineStats
 if TYPE_CHECKING:
     from dgbatch.runner.commits import Commit
     from dgbatch.runner.piece import Place
+    from dgbatch.runner.spread import Counts
 
 # What engines and their libraries say when a device has no memory left, beside exceptions named for it.
 NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -56,6 +57,7 @@ class Report:
     wants_rows: int = 0  # rows that would keep the engine busy beyond its pieces
     idle: bool = False  # it has nothing to begin, and half its canvases stand empty
     open_rows: int = 0  # rows done in pieces that are not
+    lengths: Counts = ()  # rows done since its start, by their number of steps
     stats: EngineStats = field(default_factory=EngineStats)
     heartbeat: int = 0  # any number that moves while the worker does
     device: str = ""

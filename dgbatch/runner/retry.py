@@ -21,6 +21,7 @@ from dgbatch.runner.difference import job_difference
 from dgbatch.runner.driver import DRAIN_S, run_job
 from dgbatch.runner.exposure import Exposure
 from dgbatch.runner.ledger import base
+from dgbatch.runner.live_file import LiveFile
 from dgbatch.runner.lock import lock
 from dgbatch.runner.model import ENGINE, describe_model
 from dgbatch.runner.overrides import apply_override
@@ -89,8 +90,8 @@ def retry(
                 reopened(run),
                 told(run, spec, shlex.join(asked)) as log,
                 exposure.of(run, ledger := run.ledger()) as meter,
+                LiveFile(run.folder, exposure.tell) as tell,
             ):
-                tell = exposure.tell
                 run.event("retrying", rows=left.samples, codes=list(codes))
                 run_job(spec, run.plan, run, tell, engine, drain_s, left.due, ledger=ledger, meter=meter, log=log)
                 run.event("finalizing")

@@ -12,8 +12,9 @@ from dgbatch.errors import OutputError
 from dgbatch.runner.folder import open_folder
 from dgbatch.runner.layout import OURS, RUN
 from dgbatch.runner.ledger import Ledger, Tally
+from dgbatch.runner.live_file import LiveReader
 from dgbatch.runner.lock import owner
-from dgbatch.runner.progress import State
+from dgbatch.runner.progress import AT_WORK, State
 from dgbatch.runner.run_folder import Run
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Status:
     workers: int
     reason: str = ""  # why it failed or was cancelled
     rows_per_s: float | None = None
+    elapsed_s: float = 0.0  # since the last submit, while it works
 
     @property
     def exit_code(self) -> int:
@@ -76,10 +78,13 @@ def status_of(run: Run, now: datetime | None = None, ledger: Ledger | None = Non
         state = "completed"
     elif state not in ("cancelled", "failed") and owner(run.path) is None:
         state, reason = "failed", "the driver is gone; submit again to resume"
-    alive = state in ("validating", "in_progress", "finalizing")
+    alive = state in AT_WORK
     now = (now or datetime.now(timezone.utc)) if alive else None
     tokens_per_s, rows_per_s = _speed(commits, since, now)
     left = run.plan.expected - tally.rows
+    eta_s = left / rows_per_s if alive and rows_per_s else None
+    if alive and (live := LiveReader(run.folder).read()) is not None:  # the driver knows what is in work, too
+        tokens_per_s, eta_s, workers = live.tokens_per_s or tokens_per_s, live.eta_s or eta_s, live.workers or workers
     return Status(
         path=run.path,
         name=run.spec.name,
@@ -89,10 +94,11 @@ def status_of(run: Run, now: datetime | None = None, ledger: Ledger | None = Non
         tally=tally,
         judged=run.spec.accept is not None,
         tokens_per_s=tokens_per_s,
-        eta_s=left / rows_per_s if alive and rows_per_s else None,
+        eta_s=eta_s,
         workers=workers if alive else 0,
         reason=reason,
         rows_per_s=rows_per_s,
+        elapsed_s=(now - datetime.fromisoformat(since)).total_seconds() if now and since else 0.0,
     )
 
 

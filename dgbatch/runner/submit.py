@@ -20,6 +20,7 @@ from dgbatch.runner.exposure import Exposure
 from dgbatch.runner.fingerprint import fingerprint
 from dgbatch.runner.folder import open_folder
 from dgbatch.runner.layout import REPORT, RUN, SUCCESS, withdraw
+from dgbatch.runner.live_file import LiveFile
 from dgbatch.runner.lock import lock
 from dgbatch.runner.model import ENGINE, describe_model
 from dgbatch.runner.outlook import differences
@@ -87,8 +88,11 @@ def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s
         run, is_new = open_or_create(path, spec, plan, model)
         ledger = run.ledger()
         rows_before = ledger.tally.rows
-        with told(run, spec, command, is_new) as log, exposure.of(run, ledger) as meter:
-            tell = exposure.tell
+        with (
+            told(run, spec, command, is_new) as log,
+            exposure.of(run, ledger) as meter,
+            LiveFile(run.folder, exposure.tell) as tell,
+        ):
             run_job(spec, plan, run, tell, engine, drain_s, ledger=ledger, meter=meter, log=log)
             run.event("finalizing")
             tell(

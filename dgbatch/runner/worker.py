@@ -39,6 +39,7 @@ from dgbatch.runner.prompts import Renderer
 from dgbatch.runner.report import Failure, Report
 from dgbatch.runner.schema import schemas
 from dgbatch.runner.sink import OutputRow, QuarantinedRow, counts, write_shard
+from dgbatch.runner.spread import Spread
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,6 +98,7 @@ class Worker:
         self._loaded = False
         self._fatal: Failure | None = None
         self._heartbeat = 0
+        self._lengths = Spread()  # of the rows that are done
         self._engine: Any = None
         self._floor: Floor | None = None
         if heed_sigterm:
@@ -142,6 +144,7 @@ class Worker:
                 wants_rows=self._wants_rows(),
                 idle=self._is_idle(),
                 open_rows=sum(len(each.rows) + len(each.quarantined) for each in self._open if each.task.probe is None),
+                lengths=self._lengths.counts,
                 stats=stats,
                 heartbeat=self._heartbeat + stats.passes,
                 device=self._engine.device_name if self._loaded else "",
@@ -293,6 +296,7 @@ class Worker:
         if isinstance(result, Rejection):
             self._quarantine(opened, position, *key, result.error_code, result.error_message, row)
         else:
+            self._lengths.add(result.denoise_steps)
             rules = self._rules.judge(result.text, row) if self.spec.accept else None
             opened.rows.append((position, OutputRow(result, opened.attempts(*key), rules, row)))
         if opened.finished:
@@ -301,6 +305,7 @@ class Worker:
     def _quarantine(
         self, opened: OpenPiece, position: int, row_id: str, sample: int, code: str, message: str, row: dict[str, Any]
     ) -> None:
+        self._lengths.add(0)
         lost = QuarantinedRow(row_id, sample, code, message, opened.attempts(row_id, sample), row)
         opened.quarantined.append((position, lost))
 

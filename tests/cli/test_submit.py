@@ -135,6 +135,22 @@ def test_rows_with_settings_of_their_own_and_metrics_go_all_the_way(tmp_path, ca
     assert "r0001" in lost and "bad_generation" in lost
 
 
+def test_json_lines_are_objects_while_it_runs_and_the_last_is_that_of_json(tmp_path, capfd, fake):
+    job = fake_job(tmp_path, PROMPTS, {"step_s": 0.02})
+    left = dgbatch(capfd, "submit", job, "--json-lines")
+    lines = [json.loads(line) for line in left.out.splitlines()]
+    last = lines.pop()
+    states = [line["state"] for line in lines]
+    assert sorted(set(states), key=states.index) == ["validating", "in_progress", "finalizing"]
+    assert all(line["rows"]["expected"] == 48 for line in lines if line["state"] == "in_progress")
+    assert (last["exit_code"], last["run"], last["rows"]["ok"]) == (0, str(tmp_path / "out"), 48)
+    again = dgbatch(capfd, "submit", job, "--json")
+    assert list(again.json) == list(last)  # one object, and the same one
+    assert "fake: already completed" in again.err
+    refused = dgbatch(capfd, "submit", job, "--json-lines", "--set", "generation.seed=3")
+    assert json.loads(refused.out.splitlines()[-1])["error"]["exit_code"] == refused.code == 2
+
+
 def test_ctrl_c_drains_says_how_to_resume_and_leaves_with_130(tmp_path):
     job, run = fake_job(tmp_path, PROMPTS, {"step_s": 0.15}), tmp_path / "out"
     process = spawn("submit", job, "--set", "generation.seed=3")
@@ -213,7 +229,7 @@ def test_summary_shows_what_came_out_and_three_commands_that_work(tmp_path, capf
     left = dgbatch(capfd, "submit", fake_job(tmp_path, PROMPTS[:12]))
     assert left.code == 0
     for words in (
-        "fake: complete",
+        "fake: completed",
         "12 ok, 0 quarantined",
         "8 of 12 (66.7%)",
         "in 12 = ok 12 + quarantined 0, missing 0",
@@ -227,7 +243,7 @@ def test_summary_shows_what_came_out_and_three_commands_that_work(tmp_path, capf
 
     again = dgbatch(capfd, "submit", str(tmp_path / "job.yaml"))
     assert again.code == 0
-    assert "fake: already complete" in again.out
+    assert "fake: already completed" in again.out
 
     assert dgbatch(capfd, "verify", "out").out.startswith("in 12 = ok 12 + quarantined 0, missing 0, duplicate 0")
     answer = dgbatch(capfd, "sql", "out", "select count(*), avg(accepted::int) from completions")

@@ -49,6 +49,24 @@ def events(run: Run, kind: str) -> list[dict]:
 PROMPTS = [f"prompt {i}" for i in range(40)]
 
 
+def test_eta_of_a_real_job_comes_true(tmp_path):
+    told: list[tuple[float, Progress]] = []
+    prompts = [f"!steps={2 + 2 * (i * 3 % 5)} x" for i in range(400)]
+    job = fake_job(tmp_path, prompts, {"step_s": 0.02}, workers={"count": 2, "shard_rows": 64})
+    submit(job, on_progress=lambda progress: told.append((time.monotonic(), progress)))
+    assert not Path(tmp_path, "out", "_dgbatch", "live.json").exists()
+    ended = next(at for at, progress in told if progress.rows == 400)
+    looks = [(ended - at, each) for at, each in told if 0.1 <= each.rows / 400 <= 0.9]
+    assert len(looks) >= 5
+    for truth_s, each in looks:  # a second more: workers tell what they did twice in one
+        assert each.eta_s == pytest.approx(truth_s, rel=0.2, abs=1.0), each
+    last = looks[-1][1]
+    assert [worker.name for worker in last.crew] == ["w0", "w1"]
+    assert sum(worker.rows for worker in last.crew) == last.rows
+    assert last.mean_tokens_per_s == pytest.approx(last.tokens_per_s, rel=0.3)
+    assert last.steps_per_canvas == pytest.approx(6.0, rel=0.1)
+
+
 def test_job_becomes_a_verified_dataset(tmp_path):
     seen: list[Progress] = []
     done = submit(fake_job(tmp_path, PROMPTS), on_progress=seen.append)

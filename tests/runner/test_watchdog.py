@@ -3,10 +3,10 @@ from __future__ import annotations
 import threading
 
 from dgbatch.errors import RunFailed
-from dgbatch.runner.progress import Progress
+from dgbatch.runner.progress import Progress, WorkerView
 from dgbatch.runner.watchdog import Watchdog
 
-AT_WORK = Progress("in_progress", "job", "out", workers=1)
+AT_WORK = Progress("in_progress", "job", "out", crew=(WorkerView("w0", "working"),))
 LIMIT_S = 30.0
 
 

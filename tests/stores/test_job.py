@@ -142,7 +142,7 @@ def test_job_in_a_store_killed_in_the_middle_resumes_and_every_command_takes_its
     assert sorted(json.loads(line)["id"] for line in target.read_text().splitlines()) == [
         f"r{number:04d}" for number in range(96)
     ]
-    assert "already complete" in session.run("submit", job)
+    assert "already completed" in session.run("submit", job)
 
     run.delete(run.list("data")[0])
     lost = json.loads(session.run("submit", job, "--json", code=4))
