@@ -45,7 +45,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(Event, "stream_at", 0.0)
     monkeypatch.setattr(phases, "time", made)
-    monkeypatch.setattr(phases, "_event", lambda: Event(made))
+    monkeypatch.setattr(phases, "StreamEvent", lambda device: Event(made))
     return made
 
 
