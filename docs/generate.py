@@ -14,12 +14,12 @@ from typing import Any, get_args
 import typer
 
 from dgbatch.cli import app
+from dgbatch.records import PHASES
 from dgbatch.runner.complaints import expected, kinds
 from dgbatch.runner.metrics import (
     COMMIT_BOUNDS,
     KINDS,
     METRICS,
-    PHASES,
     PREFIX,
     RESTARTS,
     RETRIES,

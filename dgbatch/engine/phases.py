@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import torch
 
-PHASES = ("load", "tokenize", "prefill", "denoise", "sample", "wait_input", "wait_output")
+from dgbatch.records import PHASES
 
 
 class Phases:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dgbatch.engine import phases
-from dgbatch.engine.phases import PHASES, Phases
+from dgbatch.engine.phases import Phases
+from dgbatch.records import PHASES
 
 
 class Clock:
