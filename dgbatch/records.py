@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 FinishReason = Literal["end_of_turn", "length", "stop"]
+# What an engine's device does, or waits for. prefill: prompts and settled canvases on their way into the KV cache.
+PHASES = ("load", "tokenize", "prefill", "denoise", "sample", "wait_input", "wait_output")
 Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
 
 
@@ -182,5 +184,5 @@ class EngineStats:
     canvas_tiles: int = 0  # canvases in those steps: denoising steps, of canvases that have not settled too
     prefix_tokens: int = 0  # that they saw before themselves
     floor_s: float = 0.0  # the least those steps could have taken; 0 where nobody knows
-    # By phase: load, tokenize, prefill, denoise, sample, wait_input, wait_output. Every second is in one of them.
+    # By phase, as PHASES has them: every second is in one.
     seconds: dict[str, float] = field(default_factory=dict)

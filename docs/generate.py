@@ -14,12 +14,12 @@ from typing import Any, get_args
 import typer
 
 from dgbatch.cli import app
+from dgbatch.records import PHASES
 from dgbatch.runner.complaints import expected, kinds
 from dgbatch.runner.metrics import (
     COMMIT_BOUNDS,
     KINDS,
     METRICS,
-    PHASES,
     PREFIX,
     RESTARTS,
     RETRIES,
@@ -135,16 +135,8 @@ def _metric(metric: Metric) -> str:
 METRICS_INTRO = """\
 While a job runs, its driver serves these at `/metrics`; `submit` says where. Every series also has the label `job`, the
 name of the job, so a scrape config needs `honor_labels: true`. Prometheus finds the drivers of a machine by files in
-`$DGBATCH_TARGETS`, else `$XDG_STATE_HOME/dgbatch/targets`, else `~/.local/state/dgbatch/targets`:
-
-```yaml
-scrape_configs:
-  - job_name: dgbatch
-    honor_labels: true
-    scrape_interval: 5s
-    file_sd_configs:
-      - files: [/home/me/.local/state/dgbatch/targets/*.json]
-```
+`$DGBATCH_TARGETS`, else `$XDG_STATE_HOME/dgbatch/targets`, else `~/.local/state/dgbatch/targets`; a file goes with its
+driver, or with the next one when that was killed. [How to set it all up](monitoring.md).
 
 The block [`metrics`](job.md) of the job file says more: another port or address, none at all, a Pushgateway for jobs
 that are over before they are scraped, a file for node_exporter's textfile collector. A push or a file that fails costs

@@ -33,9 +33,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dgbatch.engine.phases import PHASES
 from dgbatch.errors import CheckpointError
 from dgbatch.records import (
+    PHASES,
     CanvasFilm,
     Completion,
     CurvePoint,

@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "dgbatch.runner.drain": {"ray"},
     "dgbatch.runner.block": {"pydantic"},
     "dgbatch.runner.blocks": {"pydantic", "dgbatch.runner.block"},
-    "dgbatch.runner.metrics": {"prometheus_client", "dgbatch.runner"},
+    "dgbatch.runner.metrics": {"prometheus_client", "dgbatch.records", "dgbatch.runner"},
     "dgbatch.runner.generation": {"pydantic", "pyarrow", "dgbatch.errors", "dgbatch.records", "dgbatch.runner"},
     "dgbatch.runner.spec": {"pydantic", "yaml", "dgbatch.errors", "dgbatch.runner"},
     "dgbatch.runner.catalog": {"duckdb", "pyarrow", "dgbatch.runner", "dgbatch.errors"},

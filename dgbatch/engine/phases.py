@@ -10,12 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
-PHASES = ("load", "tokenize", "prefill", "denoise", "sample", "wait_input", "wait_output")
+from dgbatch.records import PHASES
 
 
 class Phases:
@@ -23,7 +21,7 @@ class Phases:
 
     def __init__(self, device: torch.device):
         self.seconds = dict.fromkeys(PHASES, 0.0)
-        self._events = [_event() for _ in range(4)] if device.type == "cuda" else []
+        self._events = [StreamEvent(device) for _ in range(4)] if device.type == "cuda" else []
         self._between: dict[str, float] | None = None  # of the host, while a step is with the device
         self._marks = [0.0] * 4
         self._prefill_ratio = 0.0
@@ -78,7 +76,19 @@ class Phases:
             self._events[number].record()
 
 
-def _event() -> torch.cuda.Event:
-    import torch
+class StreamEvent:
+    """A moment in the stream of a GPU: when the work that it has been given by then is done."""
 
-    return torch.cuda.Event(enable_timing=True)
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._event = torch.cuda.Event(enable_timing=True)
+
+    def record(self) -> None:
+        self._event.record(torch.cuda.current_stream(self._device))
+
+    def synchronize(self) -> None:
+        self._event.synchronize()
+
+    def elapsed_time(self, later: StreamEvent) -> float:
+        """Milliseconds."""
+        return self._event.elapsed_time(later._event)

@@ -10,7 +10,6 @@ from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from dgbatch.errors import RunCancelled, RunFailed
 from dgbatch.runner.actors import Actor, Actors
 from dgbatch.runner.crew import crew
 from dgbatch.runner.dispatch import Dispatch
@@ -22,6 +21,7 @@ from dgbatch.runner.piece import Piece, Place, Task
 from dgbatch.runner.progress import OnProgress
 from dgbatch.runner.ray_session import ray_session
 from dgbatch.runner.roll_call import farewell, welcome
+from dgbatch.runner.rounds import Rounds
 from dgbatch.runner.stop_signals import StopSignals
 from dgbatch.runner.telling import Telling
 from dgbatch.runner.watchdog import STARTING
@@ -37,10 +37,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 DRAIN_S = 15.0  # what rows in an engine get to finish after Ctrl-C or SIGTERM
-LOAD_TIMEOUT_S = 3600.0  # a place in the cluster, the download and the load of a large checkpoint
 LAST_WORD_S = 5.0  # to write down and tell what was done until then
-LOOK_S = 0.5  # between two looks for workers that stand still
-DRAINED_S = 5.0  # between two looks for nodes that are being taken away
 
 
 def run_job(
@@ -106,7 +103,7 @@ class Driver:
         self.losses = Losses(spec, plan, run, self.dispatch, telling, meter, of_retry=bool(again))
         self.cuts: dict[str, list[Place]] = {}  # what to ask of a worker next time
         self.stopping_at: float | None = None
-        self.looked_at = self.asked_ray_at = 0.0
+        self.rounds = Rounds(spec.retry.stall_timeout_s)
         self.losses.check_ratio(self.ledger)
 
     def work(self, actors: Actors, stop: StopSignals) -> None:
@@ -130,13 +127,7 @@ class Driver:
             self.losses.keep(time.monotonic(), at_once=True)
             self.measure(at_once=True)
         if self.stopping_at is not None and not self.dispatch.done:
-            done, shards = self.so_far.shards, len(self.again or self.plan.shards)
-            if stop.by_sigterm:
-                raise RunFailed(
-                    f"{self.run.path}: told to stop (SIGTERM) with {done:,} of {shards:,} shards committed. Submit "
-                    "again to go on from there."
-                )
-            raise RunCancelled(f"{self.run.path}: stopped with {done:,} of {shards:,} shards committed.")
+            raise stop.error(self.run.path, self.so_far.shards, len(self.again or self.plan.shards))
 
     def judge(self) -> None:
         """Raise RunFailed when shards were given up."""
@@ -267,23 +258,12 @@ class Driver:
 
     def replace_silent(self) -> None:
         """Kill workers that have shown no step for too long."""
-        now = time.monotonic()
-        if now - self.looked_at < LOOK_S:
-            return
-        self.looked_at = now
-        for actor in list(self.actors):
-            limit = self.spec.retry.stall_timeout_s if actor.report.loaded else LOAD_TIMEOUT_S
-            if now - actor.moved_at > limit:
-                doing = "made no step" if actor.report.loaded else "was not ready"
-                self.lost(actor, f"worker {actor.name} {doing} for {limit:g} s and was killed", "stalled")
+        for actor, reason in self.rounds.silent(self.actors):
+            self.lost(actor, reason, "stalled")
 
     def leave_draining_nodes(self) -> None:
         """Workers on nodes that Ray is about to take away begin nothing more, and hand over what they did."""
-        now = time.monotonic()
-        if now - self.asked_ray_at < DRAINED_S:
-            return
-        self.asked_ray_at = now
-        for actor in self.actors.on_draining_nodes():
+        for actor in self.rounds.leaving(self.actors.on_draining_nodes):
             actor.leaving = True
             self.event("node_draining", worker=actor.name)
 

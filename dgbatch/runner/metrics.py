@@ -14,6 +14,7 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
 
+from dgbatch.records import PHASES
 from dgbatch.runner.moment import Moment, WorkerMoment, WorkerState
 from dgbatch.runner.progress import State
 from dgbatch.runner.sums import BOUNDS, Histogram
@@ -27,7 +28,6 @@ WORKER_STATES = get_args(WorkerState)
 STATES = get_args(State)
 RETRIES = ("shard_failed", "worker_lost", "out_of_memory", "preempted", "probe")
 RESTARTS = ("died", "stalled", "engine_failed", "out_of_memory", "load_failed", "preempted")
-PHASES = ("load", "tokenize", "prefill", "denoise", "sample", "wait_input", "wait_output")
 UNSUMMED = "rows of commit records that earlier versions wrote, which hold no such sums."
 COMMIT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 

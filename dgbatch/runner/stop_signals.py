@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from dgbatch.errors import RunFailed
+from dgbatch.errors import RunCancelled, RunFailed
 
 
 class StopSignals:
@@ -29,6 +29,15 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def error(self, path: str, done: int, shards: int) -> RunCancelled | RunFailed:
+        """How a run ends that stopped after the first signal, with so many of its shards committed."""
+        if self.by_sigterm:
+            return RunFailed(
+                f"{path}: told to stop (SIGTERM) with {done:,} of {shards:,} shards committed. Submit again to go on "
+                "from there."
+            )
+        return RunCancelled(f"{path}: stopped with {done:,} of {shards:,} shards committed.")
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.by_sigterm = number == signal.SIGTERM if not self.count else self.by_sigterm

@@ -24,13 +24,12 @@ from dgbatch.engine.engine import Engine
 from dgbatch.engine.generation_config import read_generation_config
 from dgbatch.engine.kv_cache import page_bytes
 from dgbatch.engine.model.transformer import Transformer
-from dgbatch.engine.phases import PHASES
 from dgbatch.engine.scheduler import Tile
 from dgbatch.engine.sequence import Sequence
 from dgbatch.engine.stop_strings import cut_at_stop
 from dgbatch.engine.tokenizer import Tokenizer
 from dgbatch.errors import CheckpointError, RowError
-from dgbatch.records import Completion, EngineConfig, Prompt, Rejection
+from dgbatch.records import PHASES, Completion, EngineConfig, Prompt, Rejection
 from tests.engine import tiny
 
 PROMPTS = [tiny.prompt(number) for number in range(9)]

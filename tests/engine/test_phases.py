@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dgbatch.engine import phases
-from dgbatch.engine.phases import PHASES, Phases
+from dgbatch.engine.phases import Phases
+from dgbatch.records import PHASES
 
 
 class Clock:
@@ -45,7 +46,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(Event, "stream_at", 0.0)
     monkeypatch.setattr(phases, "time", made)
-    monkeypatch.setattr(phases, "_event", lambda: Event(made))
+    monkeypatch.setattr(phases, "StreamEvent", lambda device: Event(made))
     return made
 
 

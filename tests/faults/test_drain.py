@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dgbatch.runner import driver
+from dgbatch.runner import rounds
 from dgbatch.runner import submit as steps
 from dgbatch.runner.progress import Progress
 from tests.fake_engine import PATH, fake_job
@@ -22,7 +22,7 @@ def test_worker_on_a_node_that_is_drained_hands_over_what_it_did_and_the_other_g
     from ray.cluster_utils import Cluster
     from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
 
-    monkeypatch.setattr(driver, "DRAINED_S", 0.2)
+    monkeypatch.setattr(rounds, "DRAINED_S", 0.2)
     small = {"object_store_memory": 100 * 2**20, "num_gpus": 0}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
     nodes = [cluster.add_node(num_cpus=1, **small) for _ in range(2)]

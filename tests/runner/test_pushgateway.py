@@ -32,7 +32,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("prometheus-pushgateway is missing: apt-get install prometheus-pushgateway")
     url = f"http://127.0.0.1:{free_port()}"
     log = (tmp_path_factory.mktemp("gateway") / "log").open("w")
-    process = subprocess.Popen([GATEWAY, f"--web.listen-address={url.removeprefix('http://')}"], stderr=log, stdout=log)
+    # Debian's keeps what it was told under /var/lib unless it is told not to.
+    command = [GATEWAY, f"--web.listen-address={url.removeprefix('http://')}", "--persistence.file="]
+    process = subprocess.Popen(command, stderr=log, stdout=log)
     try:
         deadline = time.monotonic() + 30
         while not is_up(url):
@@ -64,7 +66,8 @@ def pushed_by(pushes: Pushes) -> str:
 
 
 def test_the_last_page_takes_the_place_of_the_first(gateway: str) -> None:
-    pages = [b'dgbatch_rows_total{job="a job",worker="w0"} 1\n', b'dgbatch_rows_total{job="a job"} 7\n']
+    kind = b"# TYPE dgbatch_rows_total counter\n"
+    pages = [kind + b'dgbatch_rows_total{job="a job",worker="w0"} 1\n', kind + b'dgbatch_rows_total{job="a job"} 7\n']
     pushes = Pushes(f"{gateway}/", "a job", lambda: pages[0])
     pushes.start()
     deadline = time.monotonic() + 30
