@@ -114,27 +114,14 @@ def jobs_tables() -> Iterator[Json]:
     )
     yield table(
         "In this time range",
-        "All jobs that were scraped in the time range, ended ones too, with the last that was seen of each.",
+        "All jobs that committed something in the time range, ended ones too, with the last that was seen of each.",
         ["job"],
         [
-            Column("Rows", f"max by (job) (max_over_time(dgbatch_rows_total{OK}[$__range]))", "locale"),
-            Column("Expected", f"max by (job) (max_over_time(dgbatch_rows_expected{JOBS}[$__range]))", "locale"),
-            Column(
-                "Quarantined",
-                f"max by (job) (max_over_time(dgbatch_rows_total{QUARANTINED}[$__range]))",
-                "locale",
-                Limits(orange=1),
-            ),
-            Column(
-                "Started",
-                f"min by (job) (min_over_time(dgbatch_start_timestamp_seconds{JOBS}[$__range])) * 1000",
-                "dateTimeAsIso",
-            ),
-            Column(
-                "Last commit",
-                f"max by (job) (max_over_time(dgbatch_last_commit_timestamp_seconds{JOBS}[$__range])) * 1000",
-                "dateTimeAsIso",
-            ),
+            Column("Rows", _last("dgbatch_rows_total", OK), "locale"),
+            Column("Expected", _last("dgbatch_rows_expected", JOBS), "locale"),
+            Column("Quarantined", _last("dgbatch_rows_total", QUARANTINED), "locale", Limits(orange=1)),
+            Column("Started", f"{_last('dgbatch_start_timestamp_seconds', JOBS)} * 1000", "dateTimeAsIso"),
+            Column("Last commit", f"{_last('dgbatch_last_commit_timestamp_seconds', JOBS)} * 1000", "dateTimeAsIso"),
         ],
         link=("Job dashboard", "/d/dgbatch-job?var-job=${__value.text}&${datasource:queryparam}&${__url_time_range}"),
     )
@@ -226,3 +213,9 @@ def devices() -> Iterator[Json]:
         limits=Limits(orange=20e9, red=5e9, low=True),
         width=8,
     )
+
+
+def _last(metric: str, labels: str) -> str:
+    """What the driver with the last commit said last; a job may have had several, and only one of them is right."""
+    latest = f"topk by (job) (1, last_over_time(dgbatch_last_commit_timestamp_seconds{JOBS}[$__range]))"
+    return f"max by (job) (last_over_time({metric}{labels}[$__range]) and on (job, instance) {latest})"

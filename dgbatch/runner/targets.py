@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,12 +42,27 @@ class Target:
 
 
 def remove_stale(folder: Path) -> None:
-    """Files of drivers that are not there any more."""
+    """Files of drivers of this machine that are not there any more; those of others, in a shared folder, stay."""
     for path in folder.glob("*.json"):
         match = _NAME.fullmatch(path.name)
-        if match and not _exists(int(match["pid"])):
+        if match and not _exists(int(match["pid"])) and _is_here(path):
             with suppress(OSError):
                 path.unlink()
+
+
+def _is_here(path: Path) -> bool:
+    """Whether it names an address of this machine: one that can be listened on. True where it names none."""
+    try:
+        host = json.loads(path.read_text())[0]["targets"][0].rpartition(":")[0].strip("[]")
+    except (OSError, ValueError, LookupError, TypeError):
+        return True
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except OSError:
+        return False
+    return True
 
 
 def _exists(pid: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,21 @@ def test_files_of_dead_drivers_go_with_the_next_one_and_nobody_elses(folder: Pat
     Target("demo", "x:1")
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         [f"demo-{os.getpid()}.json", "mine.json", f"other-{os.getppid()}.json"]
+    )
+
+
+def test_files_of_other_machines_stay_in_a_folder_that_many_share(folder: Path) -> None:
+    folder.mkdir()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    hosts = ("203.0.113.7", "[2001:db8::7]", "127.0.0.1", "[::1]", socket.gethostname())
+    files = {host: folder / f"job{number}-{gone.pid}.json" for number, host in enumerate(hosts)}
+    for host, path in files.items():
+        path.write_text(json.dumps([{"targets": [f"{host}:9464"], "labels": {"job": "x"}}]))
+    Target("demo", "x:1")
+    assert [host for host in hosts if files[host].exists()] in (
+        ["203.0.113.7", "[2001:db8::7]"],
+        ["203.0.113.7", "[2001:db8::7]", "[::1]"],  # a machine without IPv6 is not reached there
     )
 
 
