@@ -93,6 +93,8 @@ def render(run: Run, found: Figures) -> str:
         happened=_happened(found),
         plots=_plots(found),
         phases=_phases(found),
+        told=[life for life in found.lives if life.phases],
+        most_workers=plots.MOST_WORKERS,
         engine=_engine(found),
         films=film_html(films(run)),
         library=plots.library(),

@@ -157,7 +157,7 @@ def test_money_is_told_when_a_price_is_given(tmp_path: Path):
     written = write_report(run, price_per_gpu_hour=3.0)
     text = Text(Path(written.path).read_text())
     price = 3.0 * written.figures.cost.gpu_hours
-    assert f"Price {price:.2f} at 3.0 per GPU-hour" in text.sections["cost"]
+    assert f"Price {price:.2f} at 3 per GPU-hour" in text.sections["cost"]
     assert f"{1000 * price / 990:.4g}" in text.sections["cost"]
 
 
