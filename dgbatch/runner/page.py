@@ -215,11 +215,11 @@ def _template(hide: Callable[[str], str]) -> jinja2.Template:
 
 
 def number(value: Any) -> str:
-    """1,234; 1.23; - for nothing."""
+    """1,234; 1.23; 12.0 of 11.98; a dash for nothing."""
     if value is None:
         return "–"
     if isinstance(value, float) and not value.is_integer():
-        return f"{value:,.3g}" if abs(value) < 100 else f"{value:,.0f}"
+        return f"{value:#.3g}" if abs(value) < 100 else f"{value:,.0f}"
     return f"{value:,.0f}" if isinstance(value, (int, float)) else str(value)
 
 
