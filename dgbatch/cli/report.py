@@ -27,8 +27,11 @@ def report(
     from dgbatch.cli.output import print_json, say, short
     from dgbatch.runner.page import write_report
     from dgbatch.runner.run_folder import Run
+    from dgbatch.runner.spec import hiding_secrets
 
-    written = write_report(Run.open(run), out, price_per_gpu_hour)
+    opened = Run.open(run)
+    with hiding_secrets(opened.spec):
+        written = write_report(opened, out, price_per_gpu_hour)
     if json:
         print_json({"run": run, "file": written.path, "bytes": written.bytes, **written.figures.to_json()})
     say(f"wrote {short(written.path)} ({written.bytes / 1e6:.1f} MB)")

@@ -93,6 +93,8 @@ def render(run: Run, found: Figures) -> str:
         happened=_happened(found),
         plots=_plots(found),
         phases=_phases(found),
+        told=[life for life in found.lives if life.phases],
+        most_workers=plots.MOST_WORKERS,
         engine=_engine(found),
         films=film_html(films(run)),
         library=plots.library(),
@@ -213,11 +215,11 @@ def _template(hide: Callable[[str], str]) -> jinja2.Template:
 
 
 def number(value: Any) -> str:
-    """1,234; 1.23; - for nothing."""
+    """1,234; 1.23; 12.0 of 11.98; a dash for nothing."""
     if value is None:
         return "–"
     if isinstance(value, float) and not value.is_integer():
-        return f"{value:,.3g}" if abs(value) < 100 else f"{value:,.0f}"
+        return f"{value:#.3g}" if abs(value) < 100 else f"{value:,.0f}"
     return f"{value:,.0f}" if isinstance(value, (int, float)) else str(value)
 
 

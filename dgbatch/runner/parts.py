@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from dgbatch.runner.ledger import Ledger
     from dgbatch.runner.run_folder import Run
 
-PART_ROWS = 200_000
-PART_FILES = 400  # Arrow keeps the footer of each file that it has read
+PART_ROWS = 100_000
+PART_FILES = 200  # Arrow keeps the footer of each file that it has read
 
 Ask = Callable[..., list[tuple[Any, ...]]]
 

@@ -74,6 +74,7 @@ def over_time(found: Throughput, rates: Sequence[float], what: str) -> Plot:
     notes = [
         {
             "x": at / unit, "yref": "paper", "y": 1, "yanchor": "bottom", "showarrow": False,
+            "xanchor": "right" if at > 0.85 * total else "left" if at < 0.15 * total else "center",
             "text": f"again after {clock(rest)}", "font": {"size": 11, "color": "--muted"},
         }
         for at, rest in found.restarts[:6]

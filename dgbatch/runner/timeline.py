@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from dgbatch.runner.distribution import parts, round_width
@@ -75,20 +76,18 @@ def sessions(events: Sequence[Event], commits: Iterable[Commit], now: float | No
     """Every time the run was worked on. now: of a run that is at work."""
     commits = list(commits)
     seen = [(seconds_of(event["at"]), event) for event in events]
-    starts = [(at, event) for at, event in seen if event.get("kind") == "started"]
+    starts = sorted(at for at, event in seen if event.get("kind") == "started")
     ends = [seconds_of(commit.committed_at) for commit in commits]
     begun = min((end - commit.seconds for end, commit in zip(ends, commits, strict=True)), default=None)
-    first = min((at for at, _ in starts), default=None)
-    if begun is not None and (first is None or min(ends) < first):
-        starts.insert(0, (begun, {}))  # made before runs told their events, or they are lost
+    if begun is not None and (not starts or min(ends) < starts[0]):
+        starts.insert(0, begun)  # made before runs told their events, or they are lost
     found = []
-    for index, (start, _) in enumerate(starts):
-        stop = starts[index + 1][0] if index + 1 < len(starts) else float("inf")
+    for start, stop in pairwise([*starts, inf]):
         inside = [(at, event) for at, event in seen if start <= at < stop]
         last = max([start, *(at for at, _ in inside), *(end for end in ends if start <= end < stop)])
         kinds = [event.get("kind", "") for _, event in inside]
         ended = next((kind for kind in reversed(kinds) if kind in ENDS), "")
-        if now is not None and stop == float("inf") and not ended:
+        if now is not None and stop == inf and not ended:
             last = max(last, now)
         found.append(Session(start, last, ended, "retry" if "retrying" in kinds else "submit"))
     return found
@@ -184,7 +183,7 @@ def _at_work(commits: Iterable[Commit]) -> dict[str, float]:
 
 def covered(pieces: Iterable[tuple[float, float]]) -> float:
     """Seconds in which at least one of these (end, seconds) was at work."""
-    total, until = 0.0, float("-inf")
+    total, until = 0.0, -inf
     for begin, end in sorted((end - seconds, end) for end, seconds in pieces):
         total += max(0.0, end - max(begin, until))
         until = max(until, end)

@@ -157,7 +157,7 @@ def test_money_is_told_when_a_price_is_given(tmp_path: Path):
     written = write_report(run, price_per_gpu_hour=3.0)
     text = Text(Path(written.path).read_text())
     price = 3.0 * written.figures.cost.gpu_hours
-    assert f"Price {price:.2f} at 3.0 per GPU-hour" in text.sections["cost"]
+    assert f"Price {price:.2f} at 3 per GPU-hour" in text.sections["cost"]
     assert f"{1000 * price / 990:.4g}" in text.sections["cost"]
 
 
@@ -268,7 +268,7 @@ def test_shares_are_never_rounded_to_all_or_nothing(part, whole, said):
 
 
 def test_numbers_are_as_people_write_them():
-    assert [page.number(value) for value in (1234567, 1.5, 0.01234, 123.4, None, 3.0)] == [
-        "1,234,567", "1.5", "0.0123", "123", "–", "3",
+    assert [page.number(value) for value in (1234567, 1.5, 13.97, 0.01234, 123.4, None, 3.0)] == [
+        "1,234,567", "1.50", "14.0", "0.0123", "123", "–", "3",
     ]  # fmt: skip
     assert [page.hours(value) for value in (0, 0.01234, 12.345)] == ["0", "0.012", "12.35"]
