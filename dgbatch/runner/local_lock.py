@@ -115,7 +115,8 @@ def _tidy(folder: LocalFolder, made: list[Path]) -> None:
         with _guard(folder):
             if not folder.exists(LOCK):
                 folder.delete(GUARD)
-        for path in made:
+        left = [folder.at(f"{OURS}/{name}") for name in folder.entries(OURS) if name.endswith("/")]  # logs, and such
+        for path in [*left, *made]:
             try:
                 path.rmdir()
             except OSError:

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class LogIds:
     run: str  # the path without secrets
     job: str
     submit: str
-    secrets: Mapping[str, str]
+    secrets: Mapping[str, str] = field(repr=False)
 
     @staticmethod
     def new(path: str, job: str, hide: Callable[[str], str], secrets: Mapping[str, str]) -> LogIds:
