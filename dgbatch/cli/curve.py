@@ -11,4 +11,5 @@ def in_flight(noted: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for device, measured in noted.items():
         curve = ", ".join(f"{canvases}: {canvases / seconds:.0f}" for canvases, seconds in measured["curve"])
         why = f"; canvas steps a second by number: {curve}" if curve else ", as the job says"
-        yield f"{measured['in_flight']} canvases in each worker ({device}){why}"
+        number = measured["in_flight"]
+        yield f"{number} {'canvas' if number == 1 else 'canvases'} in each worker ({device}){why}"

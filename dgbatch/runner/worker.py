@@ -17,8 +17,7 @@ import signal
 import socket
 import threading
 import time
-import uuid
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from types import FrameType
@@ -34,11 +33,12 @@ from dgbatch.runner.faults import open_folder
 from dgbatch.runner.filming import Filming
 from dgbatch.runner.model import ENGINE, load_engine
 from dgbatch.runner.open_piece import OpenPiece, RowKey, poisoned
+from dgbatch.runner.piece_files import PieceFiles, about
 from dgbatch.runner.process_log import worker_log
 from dgbatch.runner.prompts import Renderer
 from dgbatch.runner.report import Failure, Report
 from dgbatch.runner.schema import schemas
-from dgbatch.runner.sink import OutputRow, QuarantinedRow, counts, write_shard
+from dgbatch.runner.sink import OutputRow, QuarantinedRow
 from dgbatch.runner.spread import Spread
 
 if TYPE_CHECKING:
@@ -82,11 +82,12 @@ class Worker:
         self.spec = spec
         self.config = config
         self._folder = open_folder(run_path)
-        self._schemas = schemas(spec, schema)
+        columns = schemas(spec, schema)
         self._renderer = Renderer(spec, schema.names)
         self._rules = Rules(spec.accept)
         self._filming = Filming(self._folder, filmed)
-        wanted = (*self._renderer.columns, *self._rules.columns, *self._schemas.input_columns)
+        self._files = PieceFiles(name, self._folder, spec.output.format, columns, self._filming)
+        wanted = (*self._renderer.columns, *self._rules.columns, *columns.input_columns)
         self._columns = list(dict.fromkeys(wanted))
         self._changed = threading.Condition()  # guards what both threads change: these, up to _leave_at, and the bounds
         self._queue: deque[OpenPiece] = deque()  # pieces the engine has not been given whole
@@ -128,7 +129,7 @@ class Worker:
                 self._give_up()
             finished, self._finished = self._finished, []
         probed = tuple(each.place for each in finished if each.task.probe is not None and each.failure is None)
-        outcomes = [each.failure or self._write(each) for each in finished if each.place not in probed]
+        outcomes = [each.failure or self._files.write(each) for each in finished if each.place not in probed]
         stats = self._stats()
         with self._changed:
             self._said_hungry = self._wants_rows() > 0
@@ -250,7 +251,7 @@ class Worker:
             try:
                 yield from self._prompts_of(opened)
             except Exception as error:  # a file that is gone, a disk that is full: the piece fails, the worker goes on
-                LOG.error("%s cannot be read", opened.task.piece, exc_info=True, extra=_about(opened))
+                LOG.error("%s cannot be read", opened.task.piece, exc_info=True, extra=about(opened))
                 opened.failure = Failure.of(error, opened.place)
             opened.read = True
             with self._changed:
@@ -316,42 +317,3 @@ class Worker:
             self._open.remove(opened)
             self._finished.append(opened)
             self._changed.notify_all()
-
-    # ---- the driver's thread
-
-    def _write(self, opened: OpenPiece) -> Commit | Failure:
-        """Both files of a finished piece, in the order of its input, under a name of this attempt."""
-        rows, quarantined = opened.results()
-        attempt = uuid.uuid4().hex[:8]
-        index, again = opened.place[0], opened.task.again
-        try:
-            data, given_up = write_shard(
-                self._folder, index, attempt, self.spec.output.format, self._schemas, rows, quarantined
-            )
-        except Exception as error:  # disk full, store away: the piece is tried again
-            LOG.error("%s cannot be written", opened.task.piece, exc_info=True, extra=_about(opened))
-            return Failure.of(error, opened.place)
-        self._filming.keep(index, rows)
-        codes = Counter(row.error_code for row in quarantined)
-        LOG.info(
-            "%s written: %d rows%s", opened.task.piece, len(rows),
-            "".join(f", {number} quarantined: {code}" for code, number in codes.most_common()), extra=_about(opened),
-        )  # fmt: skip
-        return Commit(
-            shard=index,
-            attempt=attempt,
-            data=data,
-            quarantine=given_up,
-            **counts(rows, quarantined),
-            seconds=round(time.monotonic() - opened.started_at, 3),
-            worker=self.name,
-            committed_at="",  # the driver's clock says when
-            span=opened.span,
-            round=0 if again is None else again.round,
-            base=() if again is None else again.base,
-        )
-
-
-def _about(opened: OpenPiece) -> dict[str, tuple[int, ...]]:
-    """For `extra`: the shard that a line is about."""
-    return {"shards": (opened.place[0],)}

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dgbatch.records import Generation
+from dgbatch.runner import piece_files
 from dgbatch.runner import worker as module
 from dgbatch.runner.commits import Commit
 from dgbatch.runner.piece import Piece, Task
@@ -200,7 +201,7 @@ def test_shard_that_cannot_be_written_is_a_failure_of_that_shard(tmp_path, monke
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "write_shard", full)
+    monkeypatch.setattr(piece_files, "write_shard", full)
     report = wait_for(worker, lambda report, receipts, failures: failures, [give(plan)])
     assert report.failures[0].place == (0, 0)
     assert "No space left" in report.failures[0].message
