@@ -128,7 +128,8 @@ class Engine:
 
     def ceilings(self) -> tuple[float, float]:
         """Bytes and operations a second that this device reaches in the engine's dtype, measured in a moment."""
-        return ceilings(self.model, self.dtype)
+        with self.phases.of("load"):
+            return ceilings(self.model, self.dtype)
 
     @torch.inference_mode()
     def generate(self, prompts: Iterable[Prompt | None]) -> Iterator[Completion | Rejection]:

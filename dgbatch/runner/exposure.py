@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from dgbatch.errors import DgbatchError, RunCancelled
-from dgbatch.runner.layout import METRICS, RUN
+from dgbatch.runner.layout import METRICS
 from dgbatch.runner.meter import Meter
 from dgbatch.runner.metrics import page
 from dgbatch.runner.metrics_server import MetricsServer
@@ -118,8 +118,7 @@ class Exposure:
             if complaint := self._pushes.complaint():
                 self._complain(run, complaint)
         with suppress(OSError, DgbatchError):
-            if run.folder.exists(RUN):
-                run.folder.put(METRICS, last)
+            run.folder.put(METRICS, last)
         if self.spec.metrics.textfile is not None:
             path = Path(self.spec.metrics.textfile)
             try:

@@ -52,7 +52,7 @@ class Meter:
         self.moment = Moment(
             job=spec.name,
             run=spec.hide(run.path),
-            model=spec.model.checkpoint,
+            model=spec.hide(spec.model.checkpoint),
             checksum=_short(run),
             versions=versions(),
             started_at=started_at,

@@ -45,7 +45,12 @@ def test_a_device_that_nobody_knows_is_measured(engine: SimpleNamespace) -> None
     assert roofline.known("NVIDIA H200", "float32") is None and roofline.known("NVIDIA H100 80GB", "fp8") is DEVICES[1]
 
 
-def test_without_a_model_or_a_format_there_is_no_floor(engine: SimpleNamespace) -> None:
+def test_without_a_model_or_a_format_or_memory_there_is_no_floor(engine: SimpleNamespace) -> None:
+    def no_memory() -> None:
+        raise RuntimeError("out of memory")
+
+    engine.device_name, engine.ceilings = "a small one", no_memory
+    assert Floor.of(engine) is None
     engine.format = "float16"
     assert Floor.of(engine) is None
     assert Floor.of(SimpleNamespace()) is None

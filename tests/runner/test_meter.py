@@ -84,8 +84,10 @@ def test_what_goes_wrong_is_counted_by_its_reason(run: Run, meter: Meter) -> Non
     meter.look(run, Dispatch([]), [], left=0)
     assert meter.moment.retries == {"worker_lost": 2, "probe": 1} and meter.moment.restarts == {"stalled": 1}
     assert (meter.moment.state, meter.moment.eta_s) == ("in_progress", 2.0)
+    meter.look(run, Dispatch([]), [actor("w0")], left=0, at_once=True)
+    assert len(meter.moment.workers) == 1
     meter.ended("failed")
-    assert (meter.moment.state, meter.moment.eta_s) == ("failed", None)
+    assert (meter.moment.state, meter.moment.eta_s, meter.moment.workers) == ("failed", None, ())
 
 
 def test_ratios_are_those_of_the_last_seconds() -> None:
