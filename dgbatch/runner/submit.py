@@ -103,7 +103,7 @@ def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s
             )  # fmt: skip
             verification = finish(run, spec)
         page = report_at_the_end(run)
-    seconds = time.monotonic() - started
+        seconds = time.monotonic() - started
     return Submitted(run, status_of(run), verification, False, rows_before, seconds, page)
 
 
