@@ -384,5 +384,7 @@
     keys[event.key]();
   });
   still.addEventListener("change", pause);
-  open(0);
+  // first the film in which most happens
+  const events = (file) => 1000 * file.revised_tokens + file.denoise_steps;
+  open(films.reduce((best, file, number) => (events(file) > events(films[best]) ? number : best), 0));
 })();

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from dgbatch import demo
 from dgbatch.records import CanvasFilm, Film, Frame
@@ -21,7 +22,7 @@ from dgbatch.runner.run_folder import Run
 from dgbatch.runner.spec import load_job
 from tests.browser import PHONE, Chromium, Sheet
 from tests.fake_engine import text_film
-from tests.runner.lone_worker import give, started, stop_workers, wait_for
+from tests.runner.lone_worker import give, loaded, started, stop_workers, wait_for
 from tests.runner.small_run import completion, new_run
 
 DEMO = Path(demo.__file__).parent
@@ -83,10 +84,12 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[dict[str, 
         "workers": {"canvases": 4},
     }
     (folder / "job.yaml").write_text(json.dumps(job))
+    torch.set_num_threads(1)  # as the runner does: small matrices are slower on more
     run = new_run(load_job(folder / "job.yaml"))
     worker, plan, _ = started(str(folder / "job.yaml"), ENGINE, filmed=frozenset({0, 1, 2}))
-    tasks_ = [give(plan, index) for index in range(3)]
-    report = wait_for(worker, lambda report, receipts, failures: len(receipts) == 3, tasks_)
+    wait_for(worker, loaded)
+    pieces = [give(plan, index) for index in range(3)]
+    report = wait_for(worker, lambda report, receipts, failures: len(receipts) == 3, pieces)
     stop_workers()
     receipts = sorted(report.receipts, key=lambda each: each.shard)
     return run, [pq.read_table(run.folder.at(receipt.data.name)).to_pylist()[0] for receipt in receipts]
@@ -197,6 +200,15 @@ def test_canvases_that_are_not_begun_are_hidden_and_those_before_are_text(browse
         seek(sheet, 4)
         assert sheet.page.evaluate(STAGE) == "abc????"
         assert sheet.page.locator(".film-done").count() == 4
+
+
+def test_the_film_in_which_most_happens_is_opened_first(browser: Chromium, tmp_path: Path) -> None:
+    shown = [as_read(text_film("ab", 2), "ab", id=str(number), revised_tokens=number % 3) for number in range(4)]
+    with browser.open(page(tmp_path, *shown)) as sheet:
+        pressed = "[...document.querySelectorAll('.film-picks [aria-pressed=true]')].map(button => button.textContent)"
+        assert sheet.page.evaluate(pressed) == ["2"]
+        sheet.page.get_by_role("button", name="3").click()
+        assert sheet.page.evaluate(pressed) == ["3"]
 
 
 def test_a_text_that_holds_a_script_does_no_harm(browser: Chromium, tmp_path: Path) -> None:
