@@ -33,7 +33,7 @@ Retry = Literal["shard_failed", "worker_lost", "out_of_memory", "preempted", "pr
 Restart = Literal["died", "stalled", "engine_failed", "out_of_memory", "load_failed", "preempted"]
 LOOK_S = 0.25  # between two moments
 STEP = ("denoise", "sample")  # phases of a denoising step
-WINDOW_S = 10.0  # what the ratios of a worker are taken over
+WINDOW_S = 30.0  # what the ratios of a worker are taken over: several steps, also of a slow device
 
 
 class Meter:

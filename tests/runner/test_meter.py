@@ -80,7 +80,7 @@ def test_what_goes_wrong_is_counted_by_its_reason(run: Run, meter: Meter) -> Non
     meter.retried("worker_lost", 2)
     meter.retried("probe")
     meter.restarted("stalled")
-    meter.told(Progress("in_progress", "test", run.path, expected=10, rows=4, rows_per_s=3.0))
+    meter.told(Progress("in_progress", "test", run.path, expected=10, rows=4, eta_s=2.0))
     meter.look(run, Dispatch([]), [], left=0)
     assert meter.moment.retries == {"worker_lost": 2, "probe": 1} and meter.moment.restarts == {"stalled": 1}
     assert (meter.moment.state, meter.moment.eta_s) == ("in_progress", 2.0)
@@ -100,9 +100,9 @@ def test_ratios_are_those_of_the_last_seconds() -> None:
     assert recent.occupancy(4) == 0 and recent.roofline is None
     at(5, passes=20, tiles=40, floor_s=3.0, seconds={"denoise": 11.0, "sample": 3.0, "prefill": 99.0})
     assert recent.occupancy(4) == 30 / 10 / 4 and recent.roofline == 2 / 4
-    at(15, passes=20, tiles=40, floor_s=3.0, seconds={"denoise": 11.0, "sample": 3.0, "prefill": 99.0})
+    at(40, passes=20, tiles=40, floor_s=3.0, seconds={"denoise": 11.0, "sample": 3.0, "prefill": 99.0})
     assert recent.occupancy(4) == 0 and recent.roofline is None  # it stood still all that time
-    at(16, passes=1, tiles=4, floor_s=0.1, seconds={})
+    at(41, passes=1, tiles=4, floor_s=0.1, seconds={})
     assert recent.occupancy(4) == 0  # another process
 
 
