@@ -80,7 +80,7 @@ class Exposure:
             self._server.start(lambda: page(meter.moment))
             try:
                 self._target = Target(self.spec.name, self._server.target)
-            except OSError as error:
+            except (OSError, DgbatchError) as error:
                 self._untold.append(f"Prometheus will not find this job by itself: {error}")
             run.event("metrics", url=self.url)
             self._show(Progress("validating", self.spec.name, run.path, note=f"metrics at {self.url}"))

@@ -12,6 +12,7 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+from dgbatch.errors import OutputError
 from dgbatch.runner.processes import is_alive, supported
 
 VARIABLE = "DGBATCH_TARGETS"
@@ -19,15 +20,19 @@ _NAME = re.compile(r".+-(?P<pid>\d+)\.json")
 
 
 def targets_folder() -> Path:
-    """$DGBATCH_TARGETS, else dgbatch/targets where programs keep their state."""
+    """$DGBATCH_TARGETS, else dgbatch/targets where programs keep their state. OutputError for a user without a home."""
     if said := os.environ.get(VARIABLE):
         return Path(said)
     state = os.environ.get("XDG_STATE_HOME", "")
-    return Path(state if os.path.isabs(state) else Path.home() / ".local" / "state") / "dgbatch" / "targets"
+    if not os.path.isabs(state):
+        state = os.path.expanduser("~/.local/state")
+    if not os.path.isabs(state):  # as in containers
+        raise OutputError(f"you have no home folder. Set {VARIABLE} to a folder for the files that name drivers.")
+    return Path(state, "dgbatch", "targets")
 
 
 class Target:
-    """The file of this driver. Raises OSError where it cannot be written."""
+    """The file of this driver. Raises OSError where it cannot be written, and what `targets_folder` raises."""
 
     def __init__(self, job: str, target: str):
         folder = targets_folder()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dgbatch.errors import OutputError
 from dgbatch.runner.targets import VARIABLE, Target, replace_whole, targets_folder
 
 
@@ -29,6 +30,9 @@ def test_the_folder_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch
     assert targets_folder() == Path("/state/dgbatch/targets")
     monkeypatch.setenv("XDG_STATE_HOME", "relative")  # the standard says: not valid
     assert targets_folder() == Path("/home/me/.local/state/dgbatch/targets")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # a user without a home
+    with pytest.raises(OutputError, match="you have no home folder. Set DGBATCH_TARGETS"):
+        targets_folder()
     monkeypatch.setenv(VARIABLE, "/mine")
     assert targets_folder() == Path("/mine")
 
