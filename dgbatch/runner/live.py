@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from textwrap import wrap
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from dgbatch.runner.plain import clock, plural, rate, steps
-from dgbatch.runner.progress import Progress, WorkerView
+from dgbatch.runner.progress import Problem, Progress, WorkerView
 
 NARROW = 60  # columns: below, what stood side by side stands in lines of its own
 SILENT_S = 10.0  # a worker at work that has made no step for so long is pointed at
@@ -44,11 +45,10 @@ def frame(progress: Progress, width: int, height: int, ascii_only: bool = False,
         turning = SPINNER[ascii_only]
         note = [Text.assemble((turning[tick % len(turning)], "yellow"), " ", (progress.note, "yellow"))]
     room = height - len(head) - len(note)
-    problems = [_problem(problem.at, problem.text) for problem in progress.problems]
-    least = min(len(problems), TIMES) + 1 if problems else 0
+    least = min(len(progress.problems), TIMES) + 1 if progress.problems else 0
     crew = _crew(progress.crew, width, max(0, room - 1 - least - bool(least)))
     room -= len(crew) + bool(crew)
-    shown = problems[-max(0, room - 2) :] if room > 2 else []
+    shown = _problems(progress.problems, width, room - 2)
     lines = head
     lines += [Text(), *crew] if crew else []
     lines += [Text(), Text("last errors", style="bold red"), *shown] if shown else []
@@ -208,8 +208,21 @@ def _doing(worker: WorkerView) -> str:
 # ---- lines
 
 
-def _problem(at: str, text: str) -> Text:
-    return Text.assemble((f"{datetime.fromisoformat(at).astimezone():%H:%M:%S}", "dim"), " ", " ".join(text.split()))
+def _problems(problems: Sequence[Problem], width: int, room: int) -> list[Text]:
+    """The newest ones, each whole where all have room, else in a line each."""
+    whole = [
+        Text.assemble((f"{_time(problem)} " if not number else " " * 9, "dim"), part)
+        for problem in problems
+        for number, part in enumerate(wrap(problem.text, max(10, width - 9)))
+    ]
+    if len(whole) <= room:
+        return whole
+    lines = [Text.assemble((f"{_time(problem)} ", "dim"), " ".join(problem.text.split())) for problem in problems]
+    return lines[-room:] if room > 0 else []
+
+
+def _time(problem: Problem) -> str:
+    return f"{datetime.fromisoformat(problem.at).astimezone():%H:%M:%S}"
 
 
 def _ends(left: Text, right: Text, width: int) -> Text:

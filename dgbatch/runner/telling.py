@@ -94,7 +94,7 @@ class Telling:
                 steps_per_canvas=_ratio(every.steps, every.canvases) or _ratio(tally.denoise_steps, tally.canvases),
                 recent_steps=tuple(self._recent_steps.points),
                 seconds=dict(every.seconds),
-                crew=tuple(self._view(now, actor) for actor in crew),
+                crew=tuple(self._view(now, actor) for actor in sorted(crew, key=_number)),
                 problems=tuple(self._problems),
                 elapsed_s=now - self._started_at,
                 note=self.note,
@@ -145,6 +145,11 @@ class _Sums:
 
 def _rows(report: Report) -> int:
     return sum(rows for _, rows in report.lengths)
+
+
+def _number(actor: Actor) -> tuple[int, str]:
+    """w2 before w10, and a worker that was started anew in its old place."""
+    return len(actor.name), actor.name
 
 
 def _state(actor: Actor) -> WorkerState:

@@ -101,6 +101,14 @@ def test_the_newest_errors_are_shown_and_a_note_that_is_one_of_them_is_not_repea
     assert not any("error 0" in line for line in lines)
 
 
+def test_a_long_error_is_whole_where_there_is_room():
+    long = replace(WORKING, problems=(Problem("2026-11-21T16:40:02+00:00", "word " * 40),))
+    lines = drawn(long, 80, 24)
+    assert lines[-3].startswith("16:40:02 word word") and lines[-1].startswith("         word")
+    assert sum(line.count("word") for line in lines) == 40
+    assert drawn(long, 80, 12)[-1].endswith("…")
+
+
 def test_all_rows_and_no_fewer_are_a_hundred_per_cent():
     assert "99%" in drawn(replace(WORKING, rows=999), 80, 24)[1]
     assert "100%" in drawn(replace(WORKING, rows=1000), 80, 24)[1]

@@ -101,6 +101,11 @@ def test_last_errors_stay_when_the_note_has_gone(told):
     assert len(progress.problems) == 5
 
 
+def test_workers_stand_in_the_order_of_their_numbers(told):
+    crew = told.tell(Tally(), worker("w10", 1), worker("w2", 1), worker("w0", 0)).crew
+    assert [each.name for each in crew] == ["w0", "w2", "w10"]
+
+
 def test_states_of_workers(told):
     leaving = worker("w1", 1)
     leaving.leaving = True
