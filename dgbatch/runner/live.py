@@ -125,7 +125,7 @@ def _shares(shares: Mapping[str, float], width: int, ascii_only: bool) -> list[T
     ]
     legend = _flow(parts, 2, width)
     side_by_side = width >= NARROW and len(legend) == 1
-    bar = Text("time  ", style="dim")
+    bar = Text.assemble(("time  ", "dim"))
     cells = max(10, min(60, width - 8 - legend[0].cell_len)) if side_by_side else width - 6
     for (phase, _), count in zip(shares.items(), _cells(list(shares.values()), cells), strict=True):
         bar.append(looks[phase][ascii_only] * count, style=looks[phase][2])
