@@ -26,7 +26,7 @@ from tests.runner.lone_worker import give, loaded, started, stop_workers, wait_f
 from tests.runner.small_run import completion, new_run
 
 DEMO = Path(demo.__file__).parent
-HARM = "</script ><script>window.harmed = 1</script><!-- <img src=x onerror='window.harmed = 2'> {{ data }} &lt;\u2028\t"
+HARM = "</script ><script>window.harmed = 1</script><!-- <img src=x onerror='window.harmed = 2'> {{ data }} &lt;\u2028"
 HEAD = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><body>"
 STAGE = """[...document.querySelectorAll('.film-cell:not(.film-cut, .film-special, .film-hidden) .film-now')]
     .map(cell => cell.textContent).join('').replaceAll('↵', '\\n')"""
