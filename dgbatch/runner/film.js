@@ -46,7 +46,7 @@
       const last = steps[steps.length - 1];
       const first = [], latest = [];
       const add = (step, shown, settled) => {
-        const frame = { canvas: c, step, steps: steps.length, settled, ...shown, was: new Map(), flash: new Set() };
+        const frame = { index: frames.length, canvas: c, step, steps: steps.length, settled, ...shown, was: new Map(), flash: new Set() };
         frame.tokens.forEach((token, i) => {
           if (!(settled || shown.accepted[i])) return;
           if (first[i] === undefined && !settled) first[i] = token;
@@ -122,32 +122,40 @@
   function drawCanvas(c, frame) {
     const canvas = film.cells[c];
     const best = part("show").value === "best";
-    const key = frame ? `${film.frames.indexOf(frame)} ${best}` : "hidden";
+    const current = frame === film.frames[at]; // or one of before, which is text now
+    const key = frame ? `${frame.index} ${current} ${best}` : "hidden";
     if (canvas.shown === key) return;
     canvas.shown = key;
-    const current = frame && frame.canvas === film.frames[at].canvas && !(frame.settled && frame !== film.frames[at]);
-    canvas.cells.forEach(({ cell, now, was, room }, i) => {
-      cell.classList.toggle("film-hidden", !frame);
-      if (!frame) return;
-      const sure = frame.settled || frame.accepted[i];
-      const token = best && frame.step ? frame.argmax[i] : frame.tokens[i];
-      now.textContent = fit(token, room);
-      cell.classList.toggle("film-sure", sure);
-      cell.classList.toggle("film-kept", !frame.settled && frame.accepted[i]);
-      cell.classList.toggle("film-done", frame.settled && !current);
-      cell.classList.toggle("film-special", film.special.has(token));
-      cell.classList.toggle("film-blank", !film.file.pieces[token].trim());
-      cell.classList.toggle("film-raw", !frame.entropy);
-      cell.style.setProperty("--heat", frame.entropy && current ? heat(frame.entropy[i]).toFixed(3) : 0);
-      const before = frame.was.get(i);
-      was.textContent = before === undefined ? "" : fit(before, Math.max(2, room)).trim();
-      cell.classList.toggle("film-revised", before !== undefined);
+    const flashing = [];
+    canvas.cells.forEach((place, i) => {
+      const { cell, now, was, room } = place;
+      const token = frame && (best && frame.step ? frame.argmax[i] : frame.tokens[i]);
+      const before = frame && frame.was.get(i);
+      const drawn = !frame ? "film-hidden" : [
+        frame.settled || frame.accepted[i] ? "film-sure" : "",
+        !frame.settled && frame.accepted[i] ? "film-kept" : "",
+        frame.settled && !current ? "film-done" : "",
+        film.special.has(token) ? "film-special" : "",
+        film.file.pieces[token].trim() ? "" : "film-blank",
+        frame.entropy ? "" : "film-raw",
+        before === undefined ? "" : "film-revised",
+      ].join(" ");
       cell.classList.remove("film-flash");
-      if (frame.flash.has(i) && frame === film.frames[at]) {
-        void cell.offsetWidth; // so that the flash begins anew
-        cell.classList.add("film-flash");
+      if (current && frame.flash.has(i)) flashing.push(cell);
+      if (place.drawn !== drawn) {
+        cell.className = `film-cell ${place.cut ? "film-cut" : ""} ${drawn}`;
+        place.drawn = drawn;
       }
+      if (!frame) return;
+      const text = fit(token, room);
+      if (now.textContent !== text) now.textContent = text;
+      const struck = before === undefined ? "" : fit(before, Math.max(2, room)).trim();
+      if (was.textContent !== struck) was.textContent = struck;
+      const heated = frame.entropy && current ? heat(frame.entropy[i]).toFixed(3) : "0";
+      if (place.heated !== heated) cell.style.setProperty("--heat", (place.heated = heated));
     });
+    if (flashing.length) void part("stage").offsetWidth; // so that a flash begins anew
+    flashing.forEach((cell) => cell.classList.add("film-flash"));
   }
 
   // ---- the curves under it
