@@ -7,9 +7,10 @@ Content-Security-Policy), so that a row cannot do more than be read.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -28,6 +29,8 @@ from dgbatch.runner.verify import Verification
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from jinja2.runtime import Context
 
     from dgbatch.runner.run_folder import Run
 
@@ -82,7 +85,8 @@ def report_at_the_end(run: Run) -> str:
 
 def render(run: Run, found: Figures) -> str:
     """The page."""
-    return _template(run.spec.hide).render(
+    return _template().render(
+        hide=run.spec.hide,
         run=run,
         info=run.info,
         found=found,
@@ -199,12 +203,18 @@ def _put(out: str, page: bytes) -> None:
         raise of_os_error(error, f"--out {out}: cannot be written", "Choose another name.") from error
 
 
-def _template(hide: Callable[[str], str]) -> jinja2.Template:
-    """hide: puts ${NAME} in place of a secret, in all that is printed from data."""
+@jinja2.pass_context
+def _printed(context: Context, value: Any) -> Any:
+    """What stands in the page for a value: ${NAME} in place of secrets, whatever they got into."""
+    return context["hide"](value) if type(value) is str else value
+
+
+@cache
+def _template() -> jinja2.Template:
     parts = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
-        finalize=lambda value: hide(value) if type(value) is str else value,
+        finalize=_printed,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

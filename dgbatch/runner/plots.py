@@ -1,4 +1,4 @@
-"""Figures -> what plotly.js draws; with the library itself, the only home of plotly (docs/adr/0010).
+"""Figures -> what plotly.js draws; with the library itself, the only home of plotly (docs/adr/0011).
 
 A plot is plain data here: traces and a layout, in which a colour is the name of a CSS variable of the page, so that
 page.js can draw it for light and for dark. All text in it is ours, never a row's.
@@ -38,7 +38,7 @@ def library() -> str:
     """plotly.js, gzipped and in base64: 2 MB in place of 4.8. page.js unpacks it."""
     from plotly.offline import get_plotlyjs  # 50 ms that only a page is worth
 
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 6, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 5, mtime=0)).decode()
 
 
 def over_time(found: Throughput, rates: Sequence[float], what: str) -> Plot:

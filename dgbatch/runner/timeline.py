@@ -103,9 +103,7 @@ def throughput(found: Sequence[Session], events: Sequence[Event], commits: Itera
     tokens, rows = [0.0] * parts(total, width), [0.0] * parts(total, width)
     for commit in commits:
         end = seconds_of(commit.committed_at)
-        session = _session_of(found, end)
-        begin = max(end - commit.seconds, session.start)
-        first, last = _work_at(found, begin), _work_at(found, end)
+        first, last = _work_at(found, end - commit.seconds), _work_at(found, end)
         made = commit.ok + (0 if commit.round else commit.quarantined)
         for index, share in _spread(first, last, width, len(tokens)):
             tokens[index] += commit.tokens * share
@@ -188,10 +186,6 @@ def covered(pieces: Iterable[tuple[float, float]]) -> float:
         total += max(0.0, end - max(begin, until))
         until = max(until, end)
     return total
-
-
-def _session_of(found: Sequence[Session], at: float) -> Session:
-    return next((session for session in reversed(found) if session.start <= at), found[0])
 
 
 def _work_at(found: Sequence[Session], at: float) -> float:

@@ -18,7 +18,7 @@ from dgbatch.runner.layout import REPORT
 from dgbatch.runner.lock import lock
 from dgbatch.runner.page import MARK, report_at_the_end, write_report
 from dgbatch.runner.run_folder import Run
-from dgbatch.runner.verify import verify
+from dgbatch.runner.submit import finish
 from tests.runner.conftest import MakeJob
 from tests.runner.made_up import made_up_job, made_up_run
 from tests.runner.small_run import commit_all, new_run
@@ -57,8 +57,7 @@ def read(run: Run, **options: object) -> Text:
 
 
 def proven(run: Run) -> Run:
-    run.event("completed", verified={**verify(run).to_json(), "examples": {}})
-    run.finalise()
+    finish(run, run.spec)
     return run
 
 

@@ -22,6 +22,7 @@ def test_the_job_of_the_page_is_the_job_of_the_run(make_job: MakeJob, some_rows:
     spec = make_job(
         some_rows(4), "input.id=id", "accept.rules=[{equals: answer}]", "prompt.template={{ prompt }}: #1, then \"2\"",
         "generation.stop=['no', '3.10']", "generation.temperature_start=0.7", "output.columns=[n]",
+        "retry.max_failed_ratio=0",
     )  # fmt: skip
     run = new_run(spec)
     elsewhere = tmp_path / "elsewhere" / "test.yaml"

@@ -53,6 +53,9 @@ def test_each_danger_is_seen():
     assert sorted(dangers(source)) == ["eval", "marshal", "pickle", "shell", "torch.load", "yaml.load"]
 
 
+PAGES = {"page.py", "diff_page.py"}  # whose templates are files of ours
+
+
 def test_templates_are_rendered_in_sandboxes_alone():
     made = [
         (path.name, ast.unparse(node.func))
@@ -60,5 +63,18 @@ def test_templates_are_rendered_in_sandboxes_alone():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("Environment", "Template"))
     ]
-    assert {name for name, call in made if "Sandboxed" not in call} == {"prompts.py"}
+    assert {name for name, call in made if "Sandboxed" not in call} == {"prompts.py"} | PAGES
     assert {call for name, call in made if name == "prompts.py"} == {"BoundedEnvironment", "_Template"}
+
+
+def test_templates_of_pages_are_files_of_ours_and_escape_what_they_print():
+    for name in PAGES:
+        (source,) = (path.read_text(encoding="utf-8") for path in FILES if path.name == name)
+        (call,) = (
+            node
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "jinja2.Environment"
+        )
+        given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+        assert (given["loader"], given["autoescape"]) == ("jinja2.FileSystemLoader(HERE)", "True")
+        assert "from_string" not in source
