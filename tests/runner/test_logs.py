@@ -160,6 +160,8 @@ def test_events_are_lines_of_the_driver():
     assert (lost["worker"], lost["level"], lost["shards"]) == ("driver", "warning", [3])
     assert lost["message"] == "worker lost worker=w0 shards=3: it died"
     assert event_line({"at": "t", "kind": "completed"})["message"] == "completed"
+    stats = event_line({"at": "t", "kind": "worker_stats", "seconds": {"load": 0.0, "denoise": 2.5}, "passes": 7})
+    assert stats["message"] == "worker stats seconds=denoise:2.5 passes=7"
 
 
 def test_follow_gives_each_line_once_as_it_comes(run):
