@@ -219,9 +219,9 @@ def number(value: float | None, kind: Kind = "number") -> str:
 
 
 def change(measure: Measure) -> str:
-    """+1.3 points, -12 %; nothing where nothing has changed."""
+    """+1.3 pts (points of a hundred), -12 %; nothing where nothing has changed."""
     if measure.a == measure.b:
         return ""
     if measure.change is None:
         return "-" if measure.a is None or measure.b is None else f"+{measure.b:,.0f}"
-    return f"{measure.change:+.1f} points" if measure.kind == "share" else f"{measure.change:+.1f} %"
+    return f"{measure.change:+.1f} pts" if measure.kind == "share" else f"{measure.change:+.1f} %"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -246,6 +246,8 @@ def _dropped(lines: int) -> str:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, Mapping):  # without what is nothing
+        return ",".join(f"{key}:{inner}" for key, inner in value.items() if inner) or "-"
     if isinstance(value, list):
         return ",".join(map(str, value[:8])) + (f",... ({len(value)})" if len(value) > 8 else "") or "-"
     return str(value)

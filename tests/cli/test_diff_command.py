@@ -36,7 +36,7 @@ def test_difference_is_shown_and_leaves_with_0_unless_asked_for_more(capfd, runs
     assert "          4  are the same, token by token (50.0%)" in lines
     assert "          4  have another text (50.0%)" in lines
     assert "  accepted: 4 in both, 4 in A alone, 0 in B alone, 0 in neither" in lines
-    assert any(line.split() == ["accepted", "100.0%", "50.0%", "-50.0", "points"] for line in lines)
+    assert any(line.split() == ["accepted", "100.0%", "50.0%", "-50.0", "pts"] for line in lines)
     assert r"     {+nothing \x1b[2J <b>like</b> it+}" in lines
     assert dgbatch(capfd, "diff", a, other, "--exit-code").code == 1
     assert dgbatch(capfd, "diff", a, same, "--exit-code").code == 0

@@ -141,7 +141,7 @@ def test_quality_has_codes_finish_reasons_and_speed_its_time_shares(make):
 @pytest.mark.parametrize(
     ("measure", "said", "verdict"),
     [
-        (Measure("x", 0.5, 0.6, "share", 1), "+10.0 points", "better"),
+        (Measure("x", 0.5, 0.6, "share", 1), "+10.0 pts", "better"),
         (Measure("x", 100.0, 80.0, better=1), "-20.0 %", "worse"),
         (Measure("x", 100.0, 80.0, better=-1), "-20.0 %", "better"),
         (Measure("x", 0, 5, "count", -1), "+5", "worse"),

@@ -8,6 +8,8 @@ import logging
 import os
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -160,6 +162,8 @@ def test_events_are_lines_of_the_driver():
     assert (lost["worker"], lost["level"], lost["shards"]) == ("driver", "warning", [3])
     assert lost["message"] == "worker lost worker=w0 shards=3: it died"
     assert event_line({"at": "t", "kind": "completed"})["message"] == "completed"
+    stats = event_line({"at": "t", "kind": "worker_stats", "seconds": {"load": 0.0, "denoise": 2.5}, "passes": 7})
+    assert stats["message"] == "worker stats seconds=denoise:2.5 passes=7"
 
 
 def test_follow_gives_each_line_once_as_it_comes(run):
@@ -230,3 +234,16 @@ def test_last_words_of_a_process_are_put_into_the_run_by_the_next_one_on_its_mac
     said = messages(run, workers=frozenset(["w0"]))
     assert said[-2:] == ["native ${SECRET}", "no end of line"]
     assert b"hunter2" not in b"".join(path.read_bytes() for path in Path(run.path, LOGS).iterdir())
+
+
+def test_driver_that_ends_waits_a_moment_for_workers_that_were_told_to(run, tmp_path):
+    root, ready = str(Path(__file__).parents[2]), tmp_path / "ready"
+    script = DYING.format(path=run.path).replace("os._exit(9)", f"open({str(ready)!r}, 'w'); sys.stdin.read()")
+    environment = {**os.environ, "PYTHONPATH": root}
+    with subprocess.Popen([sys.executable, "-c", script], cwd=root, env=environment, stdin=subprocess.PIPE) as process:
+        with driver_log(ids(run)):
+            while not ready.exists():
+                assert process.poll() is None
+                time.sleep(0.01)
+            threading.Timer(0.2, process.kill).start()
+        assert messages(run, workers=frozenset(["w0"]))[-1] == "no end of line"
