@@ -73,11 +73,14 @@ def _bar(progress: Progress, width: int, ascii_only: bool) -> list[Text]:
     if width < NARROW:
         line = _progress_bar(share, width - 5, ascii_only)
         return [Text.assemble(line, f" {percent:>4}"), _ends(count, _eta(progress), width)]
-    tail = Text.assemble("  ", count, f"  {percent:>4}  ", _eta(progress))
+    eta = _eta(progress)
+    tail = Text.assemble("  ", count, f"  {percent:>4}", "  " if eta else "", eta)
     return [Text.assemble(_progress_bar(share, width - tail.cell_len, ascii_only), tail)]
 
 
 def _eta(progress: Progress) -> Text:
+    if progress.state != "in_progress":
+        return Text()
     return Text.assemble("ETA ", (clock(progress.eta_s), "bold"))
 
 

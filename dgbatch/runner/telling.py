@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dgbatch.runner.report import Report
 
 TELL_S = 0.25  # between two updates of the display
+RESTS = 20  # times as long as looking took: there may be a thousand workers
+MOST_S = 5.0  # far less than the watchdog waits for
 NOTE_S = 5.0  # what a note stays on it at least, while the work goes on
 PROBLEMS = 5  # that are remembered
 
@@ -30,6 +32,7 @@ class Telling:
         self.name, self.path, self.expected, self.shards, self.on_progress = name, path, expected, shards, on_progress
         self.note = ""
         self._noted_at = self._told_at = 0.0
+        self._rest_s = TELL_S
         self._started_at = time.monotonic()
         self._working_at: float | None = None  # since when there was a worker with its model
         self._problems: deque[Problem] = deque(maxlen=PROBLEMS)
@@ -61,7 +64,7 @@ class Telling:
     def tell(self, tally: Tally, crew: Collection[Actor]) -> None:
         """Show what is committed and what these workers have in work, unless that was done a moment ago."""
         now = time.monotonic()
-        if now - self._told_at < TELL_S:
+        if now - self._told_at < self._rest_s:
             return
         self._told_at = now
         every = _Sums()
@@ -75,31 +78,31 @@ class Telling:
         self._recent_steps.add(now, every.canvases, every.steps)
         self._forecast.saw(now, [_seen(actor) for actor in crew])
         worked_s = now - self._working_at if self._working_at else 0.0
-        self.on_progress(
-            Progress(
-                state="in_progress",
-                name=self.name,
-                path=self.path,
-                expected=self.expected,
-                rows=rows,
-                quarantined=tally.quarantined,
-                ok=tally.ok,
-                tokens=tally.tokens,
-                shards=self.shards,
-                shards_done=tally.shards,
-                tokens_per_s=self._rates.tokens_per_s,
-                rows_per_s=self._rates.rows_per_s,
-                mean_tokens_per_s=every.tokens / worked_s if every.tokens and worked_s else None,
-                eta_s=self._forecast.eta_s(self.expected - rows, every.lengths),
-                steps_per_canvas=_ratio(every.steps, every.canvases) or _ratio(tally.denoise_steps, tally.canvases),
-                recent_steps=tuple(self._recent_steps.points),
-                seconds=dict(every.seconds),
-                crew=tuple(self._view(now, actor) for actor in sorted(crew, key=_number)),
-                problems=tuple(self._problems),
-                elapsed_s=now - self._started_at,
-                note=self.note,
-            )
+        progress = Progress(
+            state="in_progress",
+            name=self.name,
+            path=self.path,
+            expected=self.expected,
+            rows=rows,
+            quarantined=tally.quarantined,
+            ok=tally.ok,
+            tokens=tally.tokens,
+            shards=self.shards,
+            shards_done=tally.shards,
+            tokens_per_s=self._rates.tokens_per_s,
+            rows_per_s=self._rates.rows_per_s,
+            mean_tokens_per_s=every.tokens / worked_s if every.tokens and worked_s else None,
+            eta_s=self._forecast.eta_s(self.expected - rows, every.lengths),
+            steps_per_canvas=_ratio(every.steps, every.canvases) or _ratio(tally.denoise_steps, tally.canvases),
+            recent_steps=tuple(self._recent_steps.points),
+            seconds=dict(every.seconds),
+            crew=tuple(self._view(now, actor) for actor in sorted(crew, key=_number)),
+            problems=tuple(self._problems),
+            elapsed_s=now - self._started_at,
+            note=self.note,
         )
+        self._rest_s = min(MOST_S, max(TELL_S, RESTS * (time.monotonic() - now)))
+        self.on_progress(progress)
 
     def _view(self, now: float, actor: Actor) -> WorkerView:
         report = actor.report

@@ -86,6 +86,11 @@ def test_before_the_first_row_it_says_what_is_going_on():
     assert [line.split() for line in lines] == [["demo", "0:00"], ["⠋", "reading", "the", "input"]]
 
 
+def test_time_left_is_that_of_the_rows_alone():
+    verifying = Progress("finalizing", "demo", "out", 1000, 1000, elapsed_s=9.0, note="verifying every row")
+    assert drawn(verifying, 80, 24)[1].endswith("1,000 / 1,000 rows  100%")
+
+
 def test_workers_that_something_is_the_matter_with_are_shown_where_not_all_have_room():
     text = "\n".join(drawn(HUGE, 80, 16))
     assert "w18     no step for 0:44" in text

@@ -121,6 +121,19 @@ def test_display_is_not_told_all_the_time(told):
     told.tell(Tally(), worker("w0", 0))
     told.tell(Tally(), worker("w0", 1), after_s=0.1)
     assert len(told.shown) == 1
-    told.telling.say("something is new")
+    told.telling.say("something is new")  # is told at once
     told.tell(Tally(), worker("w0", 1), after_s=0.0)
     assert len(told.shown) == 2
+
+
+def test_looking_at_all_workers_takes_a_twentieth_of_the_time_at_most(told, monkeypatch):
+    def slowly() -> float:
+        told.now += 0.02
+        return told.now
+
+    monkeypatch.setattr(module.time, "monotonic", slowly)
+    for _ in range(500):
+        told.tell(Tally(), worker("w0", 0), after_s=0.0)
+    apart = [after.elapsed_s - before.elapsed_s for before, after in zip(told.shown, told.shown[1:], strict=False)]
+    assert len(apart) > 10
+    assert all(seconds == pytest.approx(0.4, abs=0.03) for seconds in apart)
