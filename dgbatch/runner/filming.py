@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from dgbatch.runner.sink import OutputRow
 
 VERSION = 1
+FILMED_ROWS = 8  # at the start of such a shard: the one that took most steps is kept, the others show less
 PROMPT_CHARACTERS = 2000  # of the last message, which is shown above the film
 
 LOG = logging.getLogger(__name__)
 
 
 def filmed_shards(shards: Sequence[Shard], films: int) -> frozenset[int]:
-    """Indexes of the shards whose first row is filmed: so many of them, evenly spaced, or all where there are fewer."""
+    """Indexes of the shards that one row of is filmed: so many of them, evenly spaced, or all where there are fewer."""
     count = min(films, len(shards))
     return frozenset(shards[number * len(shards) // count].index for number in range(count))
 
@@ -45,25 +46,28 @@ class Filming:
     def __init__(self, folder: Folder, shards: frozenset[int]):
         self._folder = folder
         self._shards = shards
-        self._asked: dict[int, str] = {}  # the prompt's last message, by shard
+        self._asked: dict[tuple[int, str], str] = {}  # the prompt's last message, by shard and row
 
     def ask(self, prompt: Prompt, opened: OpenPiece, number: int) -> Prompt:
-        """The prompt; to be filmed if it is the first sample of its shard's first row, and its turn to be run."""
+        """The prompt; to be filmed where it is the first sample of one of its shard's first rows, due to be run."""
         shard, task = opened.place[0], opened.task
-        if number or prompt.sample or shard not in self._shards or task.again is not None or task.probe is not None:
+        if number >= FILMED_ROWS or prompt.sample or shard not in self._shards or task.again or task.probe is not None:
             return prompt
-        self._asked[shard] = prompt.messages[-1]["content"]
+        self._asked[shard, prompt.id] = prompt.messages[-1]["content"]
         return replace(prompt, film=True)
 
     def keep(self, shard: int, rows: Iterable[OutputRow]) -> None:
-        """Put the film of a shard, where one of its rows has one and none lies there yet."""
-        for completion in (row.completion for row in rows):
-            if completion.film is not None:
-                try:
-                    data = film_bytes(shard, self._asked.pop(shard, ""), completion, completion.film)
-                    self._folder.put_if_absent(film_name(shard), data)
-                except Exception as error:  # noqa: BLE001  # whatever is wrong with a picture, the row is fine
-                    LOG.warning("the film of shard %d was not kept: %s: %s", shard, type(error).__name__, error)
+        """Put the film of the row that took most steps, where a row of this shard has one and none lies there yet."""
+        done = [row.completion for row in rows if row.completion.film is not None]
+        prompts = {each.id: self._asked.pop((shard, each.id), "") for each in done}
+        best = max(done, key=lambda each: each.denoise_steps, default=None)
+        if best is None or best.film is None:
+            return
+        try:
+            data = film_bytes(shard, prompts[best.id], best, best.film)
+            self._folder.put_if_absent(film_name(shard), data)
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with a picture, the row is fine
+            LOG.warning("the film of shard %d was not kept: %s: %s", shard, type(error).__name__, error)
 
 
 def film_bytes(shard: int, prompt: str, completion: Completion, film: Film) -> bytes:

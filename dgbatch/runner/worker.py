@@ -59,7 +59,7 @@ class Worker:
     """One engine and the pieces it works on. A plain class: actors.py gives it a process of its own.
 
     heed_sigterm: whether the process is this worker's alone, so that a SIGTERM is meant for it. log: of whose work the
-    process keeps a log, where it is this worker's alone. filmed: indexes of the shards whose first row is filmed.
+    process keeps a log, where it is this worker's alone. filmed: indexes of the shards that a row of is filmed.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
 
 from dgbatch.records import CanvasFilm, Film, Frame
@@ -66,7 +67,7 @@ def test_a_film_of_more_tokens_than_two_bytes_can_number_takes_four() -> None:
     assert (body["token_bytes"], len(raw), raw[-4:]) == (4, 280_000, struct.pack("<I", 69_999))
 
 
-def test_the_first_row_of_a_filmed_shard_is_filmed_and_its_data_is_what_it_would_be(tmp_path: Path) -> None:
+def test_a_row_of_a_filmed_shard_is_filmed_and_its_data_is_what_it_would_be(tmp_path: Path) -> None:
     prompts = [f"row {i}" for i in range(16)]
     shas = []
     for filmed in (frozenset[int](), frozenset({1})):
@@ -77,14 +78,17 @@ def test_the_first_row_of_a_filmed_shard_is_filmed_and_its_data_is_what_it_would
         assert list(folder.list("_dgbatch/films")) == [f"_dgbatch/films/{index:06d}.json" for index in filmed]
     assert shas[0] == shas[1]
     body = json.loads(folder.get("_dgbatch/films/000001.json"))
-    assert (body["id"], body["shard"], body["sample"]) == ("r0008", 1, 0)
-    assert (body["prompt"], body["text"]) == ("row 8", "8 wor")
+    (data,) = [file for file in folder.list("data") if "000001" in file]
+    rows = pq.read_table(folder.at(data)).to_pylist()
+    most = max(rows, key=lambda row: row["denoise_steps"])
+    assert (body["id"], body["shard"], body["sample"]) == (most["id"], 1, 0)
+    assert (body["prompt"], body["text"]) == (most["text"][::-1], most["text"])
     last = numbers(body["film"][0]["steps"][-1]["argmax"])
-    assert "".join(body["pieces"][token] for token in last if token not in body["special"]) == "8 wor"
+    assert "".join(body["pieces"][token] for token in last if token not in body["special"]) == most["text"]
 
 
-@pytest.mark.parametrize("change", ["second row", "second sample", "another shard", "a probe", "a round of retry"])
-def test_only_the_first_sample_of_the_first_row_is_filmed(tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize("change", ["ninth row", "second sample", "another shard", "a probe", "a round of retry"])
+def test_only_the_first_samples_of_the_first_rows_are_filmed(tmp_path: Path, change: str) -> None:
     filming = Filming(LocalFolder(tmp_path), frozenset({3}))
     shard = Shard(index=4 if change == "another shard" else 3, file="f", row_group=0, first_row=0, rows=2, selected=2)
     prompt = SimpleNamespace(sample=int(change == "second sample"), messages=({"role": "user", "content": "x"},))
@@ -94,7 +98,16 @@ def test_only_the_first_sample_of_the_first_row_is_filmed(tmp_path: Path, change
         again=Again(shard, 1, (), (), (), 1, 1) if change == "a round of retry" else None,
     )
     opened = SimpleNamespace(place=task.piece.place, task=task)
-    assert filming.ask(prompt, opened, int(change == "second row")) is prompt  # type: ignore[arg-type]
+    assert filming.ask(prompt, opened, 8 * (change == "ninth row")) is prompt  # type: ignore[arg-type]
+
+
+def test_the_film_of_the_row_that_took_most_steps_is_kept_and_of_equal_ones_the_first(tmp_path: Path) -> None:
+    folder = LocalFolder(tmp_path)
+    steps = {"r0": 2, "r1": 9, "r2": 9, "r3": 30}
+    rows = [OutputRow(replace(completion(name), denoise_steps=taken), 1, None, {}) for name, taken in steps.items()]
+    filmed = [replace(row, completion=replace(row.completion, film=text_film("4", 2))) for row in rows[:3]]
+    Filming(folder, frozenset({3})).keep(3, [*filmed, rows[3]])
+    assert json.loads(folder.get("_dgbatch/films/000003.json"))["id"] == "r1"
 
 
 def test_a_film_that_is_there_stays(tmp_path: Path) -> None:
