@@ -140,8 +140,8 @@ def lives(found: Sequence[Session], events: Sequence[Event], commits: Iterable[C
         kind, worker, at = event.get("kind", ""), str(event.get("worker", "")), seconds_of(event["at"])
         stats = event if kind == "worker_stats" else {}
         if kind == "started":
-            for name in list(ready):
-                end(name, last_seen, {})
+            for name, (since, _) in list(ready.items()):
+                end(name, _session_of(found, since).end, {})
         elif kind in (*GONE, "worker_stats", "worker_ready") and worker in ready:
             end(worker, last_seen if kind == "worker_ready" else at, stats)
         elif stats:  # told after its end
@@ -186,6 +186,10 @@ def covered(pieces: Iterable[tuple[float, float]]) -> float:
         total += max(0.0, end - max(begin, until))
         until = max(until, end)
     return total
+
+
+def _session_of(found: Sequence[Session], at: float) -> Session:
+    return next((session for session in reversed(found) if session.start <= at), found[0])
 
 
 def _work_at(found: Sequence[Session], at: float) -> float:

@@ -127,6 +127,8 @@ def test_stats_that_come_after_the_loss_are_still_the_worker_s():
 def test_workers_of_a_driver_that_was_killed_end_with_the_last_that_is_heard():
     events = [event(0, "started"), event(5, "worker_ready", worker="w0"), event(20, "shard_cut"), event(900, "started")]
     assert [life.seconds for life in lives(sessions(events, []), events, [])] == [15.0]
+    commits = [commit(100, 60)]
+    assert [life.seconds for life in lives(sessions(events, commits), events, commits)] == [95.0]
 
 
 def test_without_events_workers_lived_while_they_had_work():
