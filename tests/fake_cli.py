@@ -10,8 +10,9 @@ import os
 import sys
 
 from dgbatch.cli import main
-from dgbatch.runner import chaos, replay, retry, watchdog
+from dgbatch.runner import replay, retry, watchdog
 from dgbatch.runner import submit as steps
+from dgbatch.runner.fault_injection import chaos
 from tests.fake_engine import PATH
 
 if __name__ == "__main__":

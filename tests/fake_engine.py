@@ -12,8 +12,8 @@ the file "slow_file", "load_s": ..., "load_error": a checkpoint error, "load_cra
 code, "checksum": ..., "orders": {row id: orders as in a prompt, which leave the prompt and so its answer as they are},
 "first": a file that is made with the first prompt}. The environment variable DGBATCH_FAKE may hold more of the same.
 
-While faults are on (runner/faults.py), it has two moments of its own, of the row that the switch names: `taken`, before
-it is generated, and `generating`.
+While faults are on (runner/fault_injection/faults.py), it has two moments of its own, of the row that the switch names:
+`taken`, before it is generated, and `generating`.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ from dgbatch.records import (
     Prompt,
     Rejection,
 )
-from dgbatch.runner import faults
-from dgbatch.runner.local_folder import LocalFolder
+from dgbatch.runner.fault_injection import faults
+from dgbatch.runner.storage.local_folder import LocalFolder
 
 PATH = "tests.fake_engine:FakeEngine"
 

@@ -7,8 +7,8 @@ import sys
 
 from rich.console import Console
 
-from dgbatch.runner.display import display_on
-from tests.runner.test_live import WORKING
+from dgbatch.runner.terminal.display import display_on
+from tests.runner.terminal.test_live import WORKING
 
 if __name__ == "__main__":
     with display_on(Console(stderr=True, highlight=False)) as display:

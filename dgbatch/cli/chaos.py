@@ -11,7 +11,7 @@ from dgbatch.cli.options import AsJson, JobFile, Overrides
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dgbatch.runner.outcome import Survived
+    from dgbatch.runner.fault_injection.outcome import Survived
 
 Kill = Annotated[
     str,
@@ -47,8 +47,8 @@ def chaos(
     """
     from dgbatch.cli.output import print_json, say
     from dgbatch.errors import JobError
-    from dgbatch.runner import chaos as steps
-    from dgbatch.runner.fault_plan import fault_plan
+    from dgbatch.runner.fault_injection import chaos as steps
+    from dgbatch.runner.fault_injection.fault_plan import fault_plan
     from dgbatch.runner.spec import load_job
 
     try:

@@ -32,7 +32,7 @@ def export(
 
     from dgbatch.cli.output import plural, print_json, say, short
     from dgbatch.runner.dashboards import export as write
-    from dgbatch.runner.targets import targets_folder
+    from dgbatch.runner.metering.targets import targets_folder
 
     written = write(folder, targets or str(targets_folder()), prometheus, runbooks, force)
     if json:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-    from dgbatch.runner.comparison import Comparison, Measure, Setting
-    from dgbatch.runner.row_difference import Example
-    from dgbatch.runner.words import Part
+    from dgbatch.runner.pages.comparison import Comparison, Measure, Setting
+    from dgbatch.runner.pages.row_difference import Example
+    from dgbatch.runner.terminal.words import Part
 
 LONGEST = 320  # characters of an example on a terminal; the page has more
 COLOURS = {"better": "green", "worse": "red", "": "dim"}
@@ -40,8 +40,8 @@ def diff(
     Exit codes: 0 whether they differ or not, unless --exit-code is given: then 1 when rows do; 2 no such run.
     """
     from dgbatch.cli.output import print_json, say, short, show
-    from dgbatch.runner.comparison import compare
-    from dgbatch.runner.diff_page import write_page
+    from dgbatch.runner.pages.comparison import compare
+    from dgbatch.runner.pages.diff_page import write_page
     from dgbatch.runner.run_folder import Run
 
     runs = Run.open(a), Run.open(b)
@@ -101,7 +101,7 @@ def _measures(title: str, found: Sequence[Measure]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from dgbatch.runner.comparison import change, number
+    from dgbatch.runner.pages.comparison import change, number
 
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     grid.add_column(Text(title), min_width=30)
@@ -158,7 +158,7 @@ def _example(example: Example) -> list[RenderableType]:
     from rich.text import Text
 
     from dgbatch.cli.output import plural
-    from dgbatch.runner.words import around, word_difference
+    from dgbatch.runner.terminal.words import around, word_difference
 
     named = f"{example.id}" + (f" (sample {example.sample})" if example.sample else "")
     lines: list[RenderableType] = [Text(f"\n  {printable(named)}", style="bold")]

@@ -14,7 +14,7 @@ from dgbatch.cli.options import RunFolder
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from dgbatch.runner.log_reader import Wanted
+    from dgbatch.runner.logs.log_reader import Wanted
     from dgbatch.runner.run_folder import Run
 
 COLOURS = ("cyan", "green", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta", "bright_blue")
@@ -50,8 +50,8 @@ def logs(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, with all ids.")] = False,
 ) -> None:
     """Show what the driver and the workers of a run said, with its events, by time; also of workers that died."""
-    from dgbatch.runner.log_reader import Logs, Wanted, named_workers
-    from dgbatch.runner.log_reader import since as begin
+    from dgbatch.runner.logs.log_reader import Logs, Wanted, named_workers
+    from dgbatch.runner.logs.log_reader import since as begin
     from dgbatch.runner.run_folder import Run
 
     opened = Run.open(run)
@@ -84,8 +84,8 @@ def _chosen(submit: int | None, submits: list[str]) -> str | None:
 
 
 def _followed(run: Run, wanted: Wanted, tail: int | None, submit: str) -> Iterator[dict[str, Any]]:
-    from dgbatch.runner.lock import owner
-    from dgbatch.runner.log_reader import Follow
+    from dgbatch.runner.logs.log_reader import Follow
+    from dgbatch.runner.storage.lock import owner
 
     follow = Follow(run, submit)
     old = [line for line in follow.news() if wanted(line)]
@@ -120,7 +120,7 @@ def _print(lines: Iterable[dict[str, Any]], submits: list[str], as_json: bool) -
 def _heading(number: int, submit: str, is_terminal: bool, width: int) -> Text:
     from rich.text import Text
 
-    from dgbatch.runner.log_reader import opened_at
+    from dgbatch.runner.logs.log_reader import opened_at
 
     at = opened_at(submit)
     said = f"submit {number}, {at[:10]} {at[11:19]} UTC"

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dgbatch.errors import DgbatchError
-from dgbatch.runner.plain import plural as plural
+from dgbatch.runner.terminal.plain import plural as plural
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
     from rich.text import Text
 
-    from dgbatch.runner.display import Display
+    from dgbatch.runner.terminal.display import Display
 
 LINE_EVERY_S = 10.0  # of `counting`, where there is no terminal
 

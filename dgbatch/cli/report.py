@@ -25,7 +25,7 @@ def report(
     from pathlib import Path
 
     from dgbatch.cli.output import print_json, say, short
-    from dgbatch.runner.page import write_report
+    from dgbatch.runner.pages.page import write_report
     from dgbatch.runner.run_folder import Run
     from dgbatch.runner.spec import hiding_secrets
 

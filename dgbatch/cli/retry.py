@@ -34,8 +34,8 @@ def retry(
     from dgbatch.cli.output import leaving, print_json, show
     from dgbatch.errors import RunCancelled, RunFailed
     from dgbatch.runner import retry as steps
-    from dgbatch.runner.display import display_on
     from dgbatch.runner.run_folder import Run
+    from dgbatch.runner.terminal.display import display_on
     from dgbatch.runner.watchdog import Watchdog
 
     if dry_run:
@@ -77,7 +77,7 @@ def summary(done: Retried) -> list[str]:
     """How many came through, and the proof of all rows."""
     from dgbatch.cli.output import plural
     from dgbatch.cli.verify import equation
-    from dgbatch.runner.plain import clock
+    from dgbatch.runner.terminal.plain import clock
 
     if done.verification is None:
         return ["0 rows in quarantine: nothing to retry"]

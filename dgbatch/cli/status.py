@@ -41,8 +41,8 @@ def status(
 def _watched(run: Run, json: bool) -> Status:
     from rich.console import Console
 
-    from dgbatch.runner.display import display_on
-    from dgbatch.runner.watch import watch
+    from dgbatch.runner.terminal.display import display_on
+    from dgbatch.runner.terminal.watch import watch
 
     with display_on(Console(highlight=False), json) as display:
         try:
@@ -53,7 +53,7 @@ def _watched(run: Run, json: bool) -> Status:
 
 def _show(found: Status) -> None:
     from dgbatch.cli.output import plural, show, shown, table
-    from dgbatch.runner.plain import clock, rate
+    from dgbatch.runner.terminal.plain import clock, rate
 
     tally = found.tally
     rows = [

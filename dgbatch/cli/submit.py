@@ -33,7 +33,7 @@ def submit(
     from dgbatch.cli.output import leaving, print_json
     from dgbatch.errors import RunCancelled, RunFailed
     from dgbatch.runner import submit as steps
-    from dgbatch.runner.display import display_on
+    from dgbatch.runner.terminal.display import display_on
     from dgbatch.runner.watchdog import Watchdog
 
     as_json = json or json_lines
@@ -87,7 +87,7 @@ def _lines(done: Submitted) -> list[tuple[str, Any]]:
     from dgbatch.cli.output import short
     from dgbatch.cli.status import share
     from dgbatch.cli.verify import equation
-    from dgbatch.runner.plain import clock, rate
+    from dgbatch.runner.terminal.plain import clock, rate
 
     tally, spec = done.status.tally, done.run.spec
     lines: list[tuple[str, Any]] = [("rows", f"{tally.ok:,} ok, {tally.quarantined:,} quarantined")]

@@ -21,9 +21,9 @@ from dgbatch.runner.worker import Worker
 
 if TYPE_CHECKING:
     from dgbatch.runner.crew import Crew
+    from dgbatch.runner.logs.process_log import LogIds
     from dgbatch.runner.piece import Place, Task
     from dgbatch.runner.plan import Plan
-    from dgbatch.runner.process_log import LogIds
     from dgbatch.runner.spec import JobSpec
 
 LOG = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from dgbatch.runner.sink import QuarantinedRow, from_bytes
 
 if TYPE_CHECKING:
     from dgbatch.runner.commits import FileRecord
-    from dgbatch.runner.folder import Folder
     from dgbatch.runner.piece import Task
     from dgbatch.runner.plan import Shard
+    from dgbatch.runner.storage.folder import Folder
 
 COLUMNS = ("id", "sample", "error_code", "error_message", "attempts")
 

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from dgbatch.errors import OutputError
-from dgbatch.runner.folder import Folder
 from dgbatch.runner.sealed import sealed, unsealed
+from dgbatch.runner.storage.folder import Folder
 from dgbatch.runner.sums import NOTHING, Sums
 
 COMMITS = "_dgbatch/commits"

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dgbatch.runner.commits import COMMITS, Commit, FileRecord, in_order, read_commit
-from dgbatch.runner.store_uri import is_uri
+from dgbatch.runner.storage.store_uri import is_uri
 from dgbatch.runner.sums import Sums
 
 if TYPE_CHECKING:
-    from dgbatch.runner.folder import Folder
+    from dgbatch.runner.storage.folder import Folder
 
 COMPACT = "_dgbatch/compact"
 READERS = 16  # of an object store, which answers each in its own time; on a disk more than one is slower

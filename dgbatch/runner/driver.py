@@ -15,7 +15,7 @@ from dgbatch.runner.crew import crew
 from dgbatch.runner.dispatch import Dispatch
 from dgbatch.runner.ledger import Ledger, Tally
 from dgbatch.runner.losses import Losses
-from dgbatch.runner.meter import Meter, Restart
+from dgbatch.runner.metering.meter import Meter, Restart
 from dgbatch.runner.model import ENGINE
 from dgbatch.runner.piece import Piece, Place, Task
 from dgbatch.runner.progress import OnProgress
@@ -29,8 +29,8 @@ from dgbatch.runner.watchdog import STARTING
 if TYPE_CHECKING:
     from dgbatch.runner.again import Again
     from dgbatch.runner.commits import Commit
+    from dgbatch.runner.logs.process_log import LogIds
     from dgbatch.runner.plan import Plan
-    from dgbatch.runner.process_log import LogIds
     from dgbatch.runner.report import Failure, Report
     from dgbatch.runner.run_folder import Run
     from dgbatch.runner.spec import JobSpec

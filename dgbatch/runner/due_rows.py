@@ -11,9 +11,9 @@ from dgbatch.runner import source
 from dgbatch.runner.again import Leftover
 
 if TYPE_CHECKING:
-    from dgbatch.runner.folder import Folder
     from dgbatch.runner.open_piece import OpenPiece
     from dgbatch.runner.spec import JobSpec
+    from dgbatch.runner.storage.folder import Folder
 
 DueRow = tuple[int, int, str, dict[str, Any], Sequence[int]]
 

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from dgbatch.errors import OutputError
 from dgbatch.runner.catalog import CLOSED, connected, dataset, without_float16
-from dgbatch.runner.folder import PARTIAL
 from dgbatch.runner.sink import ROW_GROUP_ROWS
+from dgbatch.runner.storage.folder import PARTIAL
 
 if TYPE_CHECKING:
     from dgbatch.runner.ledger import Ledger

@@ -18,10 +18,10 @@ from dgbatch.runner.layout import FILMS
 
 if TYPE_CHECKING:
     from dgbatch.records import Completion, Film, Prompt
-    from dgbatch.runner.folder import Folder
     from dgbatch.runner.open_piece import OpenPiece
     from dgbatch.runner.plan import Shard
     from dgbatch.runner.sink import OutputRow
+    from dgbatch.runner.storage.folder import Folder
 
 VERSION = 1
 FILMED_ROWS = 8  # at the start of such a shard: the one that took most steps is kept, the others show less

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dgbatch.runner.location import DEMO
+from dgbatch.runner.storage.location import DEMO
 
 if TYPE_CHECKING:
     from dgbatch.runner.plan import Plan

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dgbatch.errors import InputError, StoreFailed
-from dgbatch.runner import input_file
+from dgbatch.runner.storage import input_file
 from dgbatch.runner.text_blocks import cut, read_block
 
 FORMATS = {

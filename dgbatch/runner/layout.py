@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dgbatch.errors import OutputError
-from dgbatch.runner.folder import Folder, is_partial, open_folder
+from dgbatch.runner.storage.folder import Folder, is_partial, open_folder
 
 OURS = "_dgbatch"
 RUN = f"{OURS}/run.json"

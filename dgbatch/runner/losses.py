@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dgbatch.runner.actors import Actor
     from dgbatch.runner.dispatch import Dispatch
     from dgbatch.runner.ledger import Ledger
-    from dgbatch.runner.meter import Meter, Restart
+    from dgbatch.runner.metering.meter import Meter, Restart
     from dgbatch.runner.piece import Key, Piece
     from dgbatch.runner.plan import Plan
     from dgbatch.runner.poison import Fate

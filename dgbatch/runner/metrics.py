@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.core import Metric as Family
 
 from dgbatch.records import PHASES
-from dgbatch.runner.moment import Moment, WorkerMoment, WorkerState
+from dgbatch.runner.metering.moment import Moment, WorkerMoment, WorkerState
 from dgbatch.runner.progress import State
 from dgbatch.runner.sums import BOUNDS, Histogram
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 from dgbatch.errors import DgbatchError
 from dgbatch.runner.difference import input_difference, job_difference
 from dgbatch.runner.fingerprint import fingerprint
-from dgbatch.runner.folder import open_folder
 from dgbatch.runner.layout import RUN, refuse_foreign
 from dgbatch.runner.run_folder import Run
+from dgbatch.runner.storage.folder import open_folder
 
 if TYPE_CHECKING:
     from dgbatch.runner.plan import Plan

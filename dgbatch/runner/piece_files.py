@@ -14,9 +14,9 @@ from dgbatch.runner.sink import counts, write_shard
 
 if TYPE_CHECKING:
     from dgbatch.runner.filming import Filming
-    from dgbatch.runner.folder import Folder
     from dgbatch.runner.open_piece import OpenPiece
     from dgbatch.runner.schema import Schemas
+    from dgbatch.runner.storage.folder import Folder
 
 LOG = logging.getLogger(__name__)
 

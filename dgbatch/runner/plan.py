@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from dgbatch.errors import InputError
-from dgbatch.runner import formats, location, source
+from dgbatch.runner import formats, source
 from dgbatch.runner.accept import Rules
 from dgbatch.runner.complaints import no_column
 from dgbatch.runner.condition import Condition, IdHashes
 from dgbatch.runner.generation import check_overrides
 from dgbatch.runner.prompts import Renderer
 from dgbatch.runner.schema import schemas
+from dgbatch.runner.storage import location
 
 if TYPE_CHECKING:
     from dgbatch.runner.spec import JobSpec

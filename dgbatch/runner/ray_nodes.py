@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dgbatch.errors import RunFailed
-from dgbatch.runner.processes import end, family
+from dgbatch.runner.fault_injection.processes import end, family
 
 START_S = 60.0
 NODES = 2  # beside the head, which runs no worker

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dgbatch.runner.commits import list_records, shard_of
-from dgbatch.runner.lock import lock
+from dgbatch.runner.storage.lock import lock
 
 if TYPE_CHECKING:
     from dgbatch.runner.run_folder import Run

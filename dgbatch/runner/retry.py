@@ -19,19 +19,19 @@ from dgbatch.errors import DgbatchError, JobError, OutputError, RunFailed
 from dgbatch.runner.again import COLUMNS, Again, Leftover
 from dgbatch.runner.difference import job_difference
 from dgbatch.runner.driver import DRAIN_S, run_job
-from dgbatch.runner.exposure import Exposure
 from dgbatch.runner.ledger import base
-from dgbatch.runner.live_file import LiveFile
-from dgbatch.runner.lock import lock
+from dgbatch.runner.metering.exposure import Exposure
 from dgbatch.runner.model import ENGINE, describe_model
 from dgbatch.runner.overrides import apply_override
-from dgbatch.runner.page import report_at_the_end
+from dgbatch.runner.pages.page import report_at_the_end
 from dgbatch.runner.progress import OnProgress, Progress
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.spec import JobSpec, hiding_secrets
 from dgbatch.runner.status import Status, status_of
 from dgbatch.runner.stop_signals import ended_by_sigterm
+from dgbatch.runner.storage.lock import lock
 from dgbatch.runner.submit import finish, refuse_other_model, told
+from dgbatch.runner.terminal.live_file import LiveFile
 from dgbatch.runner.verify import Verification, check_input, read_file
 
 

@@ -14,7 +14,7 @@ from dgbatch.runner.sink import from_bytes
 
 if TYPE_CHECKING:
     from dgbatch.runner.commits import Commit, FileRecord
-    from dgbatch.runner.folder import Folder
+    from dgbatch.runner.storage.folder import Folder
 
 Key = tuple[str, int]  # row id, sample
 

@@ -25,8 +25,7 @@ from dgbatch.runner import attempts
 from dgbatch.runner.commits import COMMITS, Commit, is_part, list_records, put_commit, read_commit
 from dgbatch.runner.compaction import COMPACT, compact, forget, read_records
 from dgbatch.runner.dispatch import Tries
-from dgbatch.runner.faults import open_folder
-from dgbatch.runner.folder import Folder
+from dgbatch.runner.fault_injection.faults import open_folder
 from dgbatch.runner.layout import ATTEMPTS, EVENTS, LOGS, OURS, PLAN, RUN, SUCCESS, refuse_foreign
 from dgbatch.runner.ledger import Ledger
 from dgbatch.runner.piece import Key
@@ -35,6 +34,7 @@ from dgbatch.runner.rivals import refuse_other_tokens
 from dgbatch.runner.run_info import new_info, sealed_info, unsealed_info, utc_now
 from dgbatch.runner.schema import Schemas, schemas
 from dgbatch.runner.spec import JobSpec
+from dgbatch.runner.storage.folder import Folder
 
 COMPACT_EVERY = 1000  # records: that many are read one by one in less than a second
 

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from dgbatch.errors import RunFailed
 from dgbatch.records import Completion
 from dgbatch.runner.commits import FileRecord, part_name
-from dgbatch.runner.folder import Folder
 from dgbatch.runner.schema import Schemas
+from dgbatch.runner.storage.folder import Folder
 from dgbatch.runner.sums import Sums
 
 ROW_GROUP_ROWS = 65_536  # a shard is one row group unless somebody asks for enormous shards

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from dgbatch.errors import InputError
 from dgbatch.runner import formats
 from dgbatch.runner.condition import Condition
-from dgbatch.runner.location import join, root
+from dgbatch.runner.storage.location import join, root
 
 if TYPE_CHECKING:
     from dgbatch.runner.blocks import InputSpec

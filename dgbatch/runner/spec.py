@@ -29,7 +29,7 @@ from dgbatch.runner.blocks import (
 from dgbatch.runner.complaints import complaints
 from dgbatch.runner.generation import GenerationSpec
 from dgbatch.runner.overrides import apply_override
-from dgbatch.runner.store_uri import is_uri, parse
+from dgbatch.runner.storage.store_uri import is_uri, parse
 
 DEMO = "demo"  # the packaged prompts as input.path, the packaged checkpoint as model.checkpoint
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")

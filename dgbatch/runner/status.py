@@ -9,13 +9,13 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from dgbatch.errors import OutputError
-from dgbatch.runner.folder import open_folder
 from dgbatch.runner.layout import OURS, RUN
 from dgbatch.runner.ledger import Ledger, Tally
-from dgbatch.runner.live_file import LiveReader
-from dgbatch.runner.lock import owner
 from dgbatch.runner.progress import AT_WORK, State
 from dgbatch.runner.run_folder import Run
+from dgbatch.runner.storage.folder import open_folder
+from dgbatch.runner.storage.lock import owner
+from dgbatch.runner.terminal.live_file import LiveReader
 
 if TYPE_CHECKING:
     from dgbatch.runner.commits import Commit

@@ -16,23 +16,23 @@ from dgbatch.errors import CheckpointError, DgbatchError, OutputError, RunCancel
 from dgbatch.runner.difference import model_difference
 from dgbatch.runner.driver import DRAIN_S, run_job
 from dgbatch.runner.export import check_duckdb, holds_run, write_duckdb
-from dgbatch.runner.exposure import Exposure
 from dgbatch.runner.fingerprint import fingerprint
-from dgbatch.runner.folder import open_folder
 from dgbatch.runner.layout import REPORT, RUN, SUCCESS, withdraw
-from dgbatch.runner.live_file import LiveFile
-from dgbatch.runner.lock import lock
+from dgbatch.runner.logs.process_log import LogIds, driver_log
+from dgbatch.runner.metering.exposure import Exposure
 from dgbatch.runner.model import ENGINE, describe_model
 from dgbatch.runner.outlook import differences
-from dgbatch.runner.page import report_at_the_end
+from dgbatch.runner.pages.page import report_at_the_end
 from dgbatch.runner.plan import Plan, input_files, make_plan
-from dgbatch.runner.process_log import LogIds, driver_log
 from dgbatch.runner.progress import OnProgress, Progress
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.schema import schemas
 from dgbatch.runner.spec import JobSpec, hiding_secrets, load_job
 from dgbatch.runner.status import Status, status_of
 from dgbatch.runner.stop_signals import ended_by_sigterm
+from dgbatch.runner.storage.folder import open_folder
+from dgbatch.runner.storage.lock import lock
+from dgbatch.runner.terminal.live_file import LiveFile
 from dgbatch.runner.verify import Verification, verify
 from dgbatch.runner.versions import versions
 

@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.json
 
 from dgbatch.errors import InputError
-from dgbatch.runner import input_file
+from dgbatch.runner.storage import input_file
 
 BLOCK_BYTES = 8 << 20  # of a text file, read and parsed at once
 MOST_DEPTH = 64  # of lists and objects in a row of JSON; Arrow's reader ends the process somewhere beyond ten thousand

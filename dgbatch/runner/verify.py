@@ -20,12 +20,12 @@ from dgbatch.errors import InputError, OutputError, RowError
 from dgbatch.runner import formats, source
 from dgbatch.runner.commits import Commit, FileRecord, list_records, read_commit, shard_of
 from dgbatch.runner.generation import RowSettings
-from dgbatch.runner.input_file import is_file
 from dgbatch.runner.ledger import Ledger
-from dgbatch.runner.location import join, root
 from dgbatch.runner.prompts import noise_key
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.sink import from_bytes, stored_schema
+from dgbatch.runner.storage.input_file import is_file
+from dgbatch.runner.storage.location import join, root
 from dgbatch.runner.sums_proof import against_sums
 
 if TYPE_CHECKING:

@@ -26,15 +26,15 @@ from typing import TYPE_CHECKING, Any
 from dgbatch.errors import RowError
 from dgbatch.records import Completion, EngineConfig, EngineStats, Prompt, Rejection
 from dgbatch.runner.accept import Rules
-from dgbatch.runner.achieved import Floor
 from dgbatch.runner.commits import Commit
 from dgbatch.runner.due_rows import due_rows
-from dgbatch.runner.faults import open_folder
+from dgbatch.runner.fault_injection.faults import open_folder
 from dgbatch.runner.filming import Filming
+from dgbatch.runner.logs.process_log import worker_log
+from dgbatch.runner.metering.achieved import Floor
 from dgbatch.runner.model import ENGINE, load_engine
 from dgbatch.runner.open_piece import OpenPiece, RowKey, poisoned
 from dgbatch.runner.piece_files import PieceFiles, about
-from dgbatch.runner.process_log import worker_log
 from dgbatch.runner.prompts import Renderer
 from dgbatch.runner.report import Failure, Report
 from dgbatch.runner.schema import schemas
@@ -44,8 +44,8 @@ from dgbatch.runner.spread import Spread
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from dgbatch.runner.logs.process_log import LogIds
     from dgbatch.runner.piece import Place, Task
-    from dgbatch.runner.process_log import LogIds
     from dgbatch.runner.spec import JobSpec
 
 LOG = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ import functools
 
 import pytest
 
-from dgbatch.runner import chaos as steps
-from dgbatch.runner.fault_plan import fault_plan
-from dgbatch.runner.outcome import Outcome, Survived
+from dgbatch.runner.fault_injection import chaos as steps
+from dgbatch.runner.fault_injection.fault_plan import fault_plan
+from dgbatch.runner.fault_injection.outcome import Outcome, Survived
 from dgbatch.runner.verify import Verification
 from tests.cli.command import dgbatch
 

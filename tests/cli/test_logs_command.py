@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from dgbatch.cli import output
-from dgbatch.runner.process_log import LogIds, ProcessLog
+from dgbatch.runner.logs.process_log import LogIds, ProcessLog
 from tests.cli.command import dgbatch
 from tests.runner.conftest import make_job, prompts
 from tests.runner.small_run import new_run
@@ -103,7 +103,7 @@ def test_follow_goes_on_until_nobody_holds_the_run(capfd, run, monkeypatch):
             say(run, "w2", "what came later", submit=SECOND)
         return "somebody" if len(looks) < 3 else None
 
-    monkeypatch.setattr("dgbatch.runner.lock.owner", owner)
+    monkeypatch.setattr("dgbatch.runner.storage.lock.owner", owner)
     said = [json.loads(line)["message"] for line in dgbatch(capfd, "logs", run, "--follow", "--json").out.splitlines()]
     assert said == ["loaded", "what came later"]
     assert len(looks) == 3

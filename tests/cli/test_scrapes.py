@@ -16,8 +16,8 @@ import duckdb
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from dgbatch.runner.metering.targets import VARIABLE
 from dgbatch.runner.run_folder import Run
-from dgbatch.runner.targets import VARIABLE
 from tests.cli.command import dgbatch
 from tests.fake_engine import fake_job
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from dgbatch.runner.live_file import LiveFile
-from dgbatch.runner.lock import lock
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.spec import load_job
+from dgbatch.runner.storage.lock import lock
+from dgbatch.runner.terminal.live_file import LiveFile
 from tests.fake_engine import fake_job
 from tests.runner.small_run import commit_all, new_run
-from tests.runner.test_live import WORKING
+from tests.runner.terminal.test_live import WORKING
 from tests.terminal import GOLDEN, LIMIT_S, ROOT, Terminal, check_golden
 
 PICTURE = [sys.executable, "-m", "tests.picture"]

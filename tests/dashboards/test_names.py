@@ -7,8 +7,8 @@ from typing import get_args
 
 import pytest
 
+from dgbatch.runner.metering.moment import WorkerState
 from dgbatch.runner.metrics import KINDS, METRICS, PHASES, RESTARTS, RETRIES, SHARD_STATES, STATUSES
-from dgbatch.runner.moment import WorkerState
 from dgbatch.runner.progress import State
 from tests.dashboards.expressions import ROOT, everything, rules, selectors
 

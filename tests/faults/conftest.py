@@ -1,4 +1,4 @@
-"""A Ray for these tests alone: its workers know the folder of switches that dgbatch/runner/faults.py obeys."""
+"""A Ray for these tests alone: its workers know the folder of switches that fault_injection/faults.py obeys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dgbatch.runner.faults import VARIABLE, Switches
+from dgbatch.runner.fault_injection.faults import VARIABLE, Switches
 
 
 @pytest.fixture(scope="module")

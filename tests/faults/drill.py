@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dgbatch.runner.chaos import chaos
-from dgbatch.runner.fault_plan import Fault
-from dgbatch.runner.outcome import Survived
+from dgbatch.runner.fault_injection.chaos import chaos
+from dgbatch.runner.fault_injection.fault_plan import Fault
+from dgbatch.runner.fault_injection.outcome import Survived
 
 FAKE = (sys.executable, "-m", "tests.fake_cli")
 

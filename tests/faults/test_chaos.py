@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dgbatch.runner.fault_plan import fault_plan
-from dgbatch.runner.processes import family
+from dgbatch.runner.fault_injection.fault_plan import fault_plan
+from dgbatch.runner.fault_injection.processes import family
 from tests.fake_engine import fake_job
 from tests.faults.drill import FAKE, drill
 

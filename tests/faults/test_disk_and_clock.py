@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from dgbatch.runner.faults import VARIABLE, Switches, kill_switch
+from dgbatch.runner.fault_injection.faults import VARIABLE, Switches, kill_switch
 from dgbatch.runner.run_folder import Run
 from tests.fake_engine import fake_job
 from tests.faults.outcome import assert_nothing_lost, assert_same_rows

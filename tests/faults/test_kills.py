@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dgbatch.runner import submit as steps
-from dgbatch.runner.faults import VARIABLE, Switches, kill_switch
-from dgbatch.runner.processes import is_alive
+from dgbatch.runner.fault_injection.faults import VARIABLE, Switches, kill_switch
+from dgbatch.runner.fault_injection.processes import is_alive
 from dgbatch.runner.run_folder import Run
 from tests.fake_engine import PATH, fake_job, kill_at_row
 from tests.faults.outcome import assert_nothing_lost, assert_same_rows

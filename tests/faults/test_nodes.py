@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from dgbatch.runner import submit as steps
-from dgbatch.runner.faults import workers_at_work
-from dgbatch.runner.local_folder import LocalFolder
+from dgbatch.runner.fault_injection.faults import workers_at_work
 from dgbatch.runner.progress import Progress
 from dgbatch.runner.run_folder import Run
+from dgbatch.runner.storage.local_folder import LocalFolder
 from tests.fake_engine import PATH, fake_job
 from tests.faults.drill import FAKE
 from tests.faults.outcome import assert_nothing_lost, assert_same_rows

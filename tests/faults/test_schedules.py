@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dgbatch.runner.fault_plan import Fault, fault_plan
+from dgbatch.runner.fault_injection.fault_plan import Fault, fault_plan
 from tests.fake_engine import fake_job
 from tests.faults.drill import FAKE, drill
 from tests.faults.outcome import assert_nothing_lost, assert_same_rows

@@ -22,7 +22,7 @@ from dgbatch.runner.commits import (
     read_commit,
     record_name,
 )
-from dgbatch.runner.local_folder import LocalFolder as Folder
+from dgbatch.runner.storage.local_folder import LocalFolder as Folder
 from tests.runner.small_run import Killed, Reaper
 from tests.runner.test_ledger import with_sums
 

@@ -13,8 +13,8 @@ from dgbatch.errors import OutputError
 from dgbatch.runner import compaction, run_folder
 from dgbatch.runner.commits import Commit, read_commit
 from dgbatch.runner.compaction import COMPACT, compact, forget, read_records
-from dgbatch.runner.local_folder import LocalFolder as Folder
 from dgbatch.runner.run_folder import Run
+from dgbatch.runner.storage.local_folder import LocalFolder as Folder
 from dgbatch.runner.verify import verify
 from tests.runner.conftest import MakeJob
 from tests.runner.small_run import Killed, Reaper, commit_all, new_run, write_attempt

@@ -13,8 +13,8 @@ import pytest
 from dgbatch.errors import OutputError
 from dgbatch.runner.difference import input_difference, job_difference, model_difference
 from dgbatch.runner.fingerprint import changed_fields, fingerprint
-from dgbatch.runner.location import DEMO
 from dgbatch.runner.plan import make_plan
+from dgbatch.runner.storage.location import DEMO
 from dgbatch.runner.submit import refuse_other_job, refuse_other_model
 from tests.runner.conftest import MakeJob
 from tests.runner.small_run import commit_all, new_run

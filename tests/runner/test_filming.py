@@ -16,10 +16,10 @@ import pytest
 from dgbatch.records import CanvasFilm, Film, Frame
 from dgbatch.runner.again import Again
 from dgbatch.runner.filming import PROMPT_CHARACTERS, Filming, film_bytes, filmed_shards
-from dgbatch.runner.local_folder import LocalFolder
 from dgbatch.runner.piece import Piece
 from dgbatch.runner.plan import Shard
 from dgbatch.runner.sink import OutputRow
+from dgbatch.runner.storage.local_folder import LocalFolder
 from tests.fake_engine import fake_job, text_film
 from tests.runner.lone_worker import give, received, started, wait_for
 from tests.runner.small_run import completion

@@ -118,7 +118,7 @@ def test_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr("dgbatch.runner.input_file.stamp", refuse)  # a chmod does not keep root out
+    monkeypatch.setattr("dgbatch.runner.storage.input_file.stamp", refuse)  # a chmod does not keep root out
     with pytest.raises(InputError, match=r"a\.parquet: may not be read. Check its permissions"):
         formats.layout(str(tmp_path / "a.parquet"))
 

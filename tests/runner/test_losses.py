@@ -12,7 +12,7 @@ from dgbatch.errors import RunFailed
 from dgbatch.runner.actors import Actor
 from dgbatch.runner.dispatch import Dispatch
 from dgbatch.runner.losses import Losses
-from dgbatch.runner.meter import Meter
+from dgbatch.runner.metering.meter import Meter
 from dgbatch.runner.piece import Piece
 from dgbatch.runner.report import Failure, Report
 from dgbatch.runner.run_folder import Run

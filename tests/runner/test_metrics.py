@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from dgbatch.records import EngineStats
 from dgbatch.runner import metrics
 from dgbatch.runner.ledger import Tally
+from dgbatch.runner.metering.moment import Moment, WorkerMoment
 from dgbatch.runner.metrics import METRICS, page
-from dgbatch.runner.moment import Moment, WorkerMoment
 from dgbatch.runner.sums import BOUNDS, Histogram, Sums
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.prom"

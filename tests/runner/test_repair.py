@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from dgbatch.errors import RunLocked
 from dgbatch.runner.commits import COMMITS
-from dgbatch.runner.lock import lock
 from dgbatch.runner.repair import repair
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.spec import load_job
+from dgbatch.runner.storage.lock import lock
 from dgbatch.runner.verify import verify
 from tests.runner.conftest import JOB, prompts
 from tests.runner.small_run import commit_all, new_run, record_path, write_attempt

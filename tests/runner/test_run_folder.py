@@ -16,10 +16,10 @@ from dgbatch.errors import OutputError, RunFailed, RunNotFound
 from dgbatch.runner.commits import list_records
 from dgbatch.runner.fingerprint import fingerprint
 from dgbatch.runner.layout import EVENTS, PLAN, RUN, SUCCESS, refuse_foreign
-from dgbatch.runner.local_folder import LocalFolder as Folder
 from dgbatch.runner.plan import make_plan
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.spec import JobSpec
+from dgbatch.runner.storage.local_folder import LocalFolder as Folder
 from dgbatch.runner.verify import verify
 from tests.runner.conftest import MakeJob
 from tests.runner.small_run import Killed, Reaper, commit_all, new_run, read_json, write_attempt

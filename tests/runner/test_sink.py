@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dgbatch.errors import RunFailed
-from dgbatch.runner.local_folder import LocalFolder as Folder
 from dgbatch.runner.schema import Schemas, schemas
 from dgbatch.runner.sink import OutputRow, QuarantinedRow, counts, stored_schema, write_shard
+from dgbatch.runner.storage.local_folder import LocalFolder as Folder
 from tests.runner.conftest import MakeJob
 from tests.runner.small_run import completion
 

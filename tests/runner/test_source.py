@@ -126,7 +126,7 @@ def test_an_id_that_is_not_text_is_refused(make_job):
 
 
 def test_arrow_and_demo_inputs_have_roots(tmp_path, monkeypatch, some_rows):
-    from dgbatch.runner import location
+    from dgbatch.runner.storage import location
 
     pq.write_table(some_rows(1), tmp_path / "prompts.parquet")
     monkeypatch.setattr(location, "DEMO", tmp_path / "prompts.parquet")

@@ -9,11 +9,11 @@ import pytest
 from dgbatch.runner.commits import Commit, FileRecord
 from dgbatch.runner.fingerprint import fingerprint
 from dgbatch.runner.ledger import Tally
-from dgbatch.runner.lock import lock
 from dgbatch.runner.plan import make_plan
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.spec import load_job
 from dgbatch.runner.status import find_runs, status_of
+from dgbatch.runner.storage.lock import lock
 from tests.fake_engine import fake_job
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(hours=1)  # after any event of these tests

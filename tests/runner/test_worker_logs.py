@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from dgbatch.errors import CheckpointError, RunFailed
-from dgbatch.runner import process_log
 from dgbatch.runner import submit as steps
 from dgbatch.runner.layout import LOGS
-from dgbatch.runner.log_reader import Logs, Wanted
+from dgbatch.runner.logs import process_log
+from dgbatch.runner.logs.log_reader import Logs, Wanted
 from dgbatch.runner.run_folder import Run
 from tests.fake_engine import PATH, fake_job
 from tests.local_ray import local_ray

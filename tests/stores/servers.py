@@ -135,7 +135,7 @@ def await_bucket(server: Server) -> None:
     """seaweedfs listens before it has a volume to write to."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         server.enter(monkeypatch)
-        from dgbatch.runner.folder import open_folder
+        from dgbatch.runner.storage.folder import open_folder
 
         open_folder(server.uri).put("ready", b"")  # tried again until it is
         open_folder(server.uri).delete("ready")

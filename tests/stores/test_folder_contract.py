@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dgbatch.runner import store, store_folder
 from dgbatch.runner.compaction import compact, read_records
-from dgbatch.runner.folder import Folder, open_folder
+from dgbatch.runner.storage import store, store_folder
+from dgbatch.runner.storage.folder import Folder, open_folder
 from tests.runner.test_ledger import commit
 
 

@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from dgbatch.errors import InputError, LocationError
-from dgbatch.runner import formats, location, store, text_blocks
-from dgbatch.runner.folder import open_folder
+from dgbatch.runner import formats, text_blocks
 from dgbatch.runner.plan import make_plan
 from dgbatch.runner.source import ids, rows
 from dgbatch.runner.spec import JobSpec
+from dgbatch.runner.storage import location, store
+from dgbatch.runner.storage.folder import open_folder
 from tests.stores import servers
 from tests.stores.conftest import STORES
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from dgbatch.runner.folder import Folder, open_folder
 from dgbatch.runner.layout import REPORT
 from dgbatch.runner.run_folder import Run
-from dgbatch.runner.store_folder import StoreFolder
+from dgbatch.runner.storage.folder import Folder, open_folder
+from dgbatch.runner.storage.store_folder import StoreFolder
 from tests.fake_engine import fake_checkpoint, fake_job
 from tests.stores import servers
 from tests.stores.conftest import STORES

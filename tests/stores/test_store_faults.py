@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from dgbatch.errors import LocationError, StoreFailed
-from dgbatch.runner import store, store_connection
-from dgbatch.runner.folder import Folder, open_folder
-from dgbatch.runner.store import open_store
+from dgbatch.runner.storage import store, store_connection
+from dgbatch.runner.storage.folder import Folder, open_folder
+from dgbatch.runner.storage.store import open_store
 from tests.stores import servers
 from tests.stores.faulty import Faulty
 from tests.stores.servers import Server

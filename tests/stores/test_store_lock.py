@@ -12,13 +12,13 @@ from dataclasses import asdict, replace
 import pytest
 
 from dgbatch.errors import OutputError, RunLocked
-from dgbatch.runner import lock as lock_module
-from dgbatch.runner import store_lock
-from dgbatch.runner.folder import open_folder
 from dgbatch.runner.layout import LOCK, RUN
-from dgbatch.runner.lock import Owner, lock, owner
-from dgbatch.runner.store import Store
-from dgbatch.runner.store_folder import StoreFolder
+from dgbatch.runner.storage import lock as lock_module
+from dgbatch.runner.storage import store_lock
+from dgbatch.runner.storage.folder import open_folder
+from dgbatch.runner.storage.lock import Owner, lock, owner
+from dgbatch.runner.storage.store import Store
+from dgbatch.runner.storage.store_folder import StoreFolder
 from tests.stores.conftest import STORES
 
 ELSEWHERE = replace(Owner.me(), host="elsewhere", pid=1, key="other")
@@ -149,7 +149,7 @@ def test_a_store_that_ignores_conditions_is_refused(
 
 HOLD = """
 import sys
-from dgbatch.runner.lock import lock
+from dgbatch.runner.storage.lock import lock
 with lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from dgbatch.runner import process_log
-from dgbatch.runner.folder import open_folder
 from dgbatch.runner.layout import LOGS
-from dgbatch.runner.log_lines import parsed
-from dgbatch.runner.process_log import LogIds, ProcessLog, driver_log
-from tests.runner.test_logs import DYING
+from dgbatch.runner.logs import process_log
+from dgbatch.runner.logs.log_lines import parsed
+from dgbatch.runner.logs.process_log import LogIds, ProcessLog, driver_log
+from dgbatch.runner.storage.folder import open_folder
+from tests.runner.logs.test_logs import DYING
 
 SUBMIT = "20261121T163205-3f9c"
 

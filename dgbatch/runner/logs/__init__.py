@@ -1,0 +1,1 @@
+"""What each process of a run says, line by line, and how it is read again."""
