@@ -111,14 +111,14 @@ def test_job_in_a_store_killed_in_the_middle_resumes_and_every_command_takes_its
         second = json.loads(session.run("submit", job, "--json", code=5))
         assert f"pid {process.pid}" in second["error"]["message"]
         assert json.loads(session.run("status", uri, "--json"))["state"] == "in_progress"
-        early = json.loads(session.run("report", uri, "--json"))
-        assert (early["file"], early["state"]) == (f"{uri}/{REPORT}", "in_progress")
-        assert 16 <= early["rows"]["ok"] < 96
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=LIMIT_S)
     before = records(run)
     assert 2 <= len(before) < 12
     assert json.loads(session.run("status", uri, "--json"))["state"] == "failed"
+    early = json.loads(session.run("report", uri, "--json"))
+    assert (early["file"], early["state"]) == (f"{uri}/{REPORT}", "failed")
+    assert 16 <= early["rows"]["ok"] < 96
 
     fake_checkpoint(tmp_path / "checkpoint")  # from here on at full speed
     answer = json.loads(session.run("submit", job, "--json"))

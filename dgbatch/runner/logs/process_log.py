@@ -27,7 +27,7 @@ from dgbatch.runner.logs.log_files import LogFiles
 from dgbatch.runner.logs.log_keeping import make_room, put_last_words
 from dgbatch.runner.logs.log_lines import DRIVER, LineFormatter
 from dgbatch.runner.logs.redaction import Redaction
-from dgbatch.runner.logs.spool import Spool
+from dgbatch.runner.logs.spool import Spool, forget_stale
 
 PUMP_S = 0.25  # between two looks at what native code has written
 SHIP_S = 5.0  # between two puts of a chunk that grows into a store; an error does not wait
@@ -110,6 +110,11 @@ class ProcessLog(logging.Handler):
         if self._in_store or self._capture is not None:
             self._done.wait(limit_s)
 
+    def forget_stale(self) -> None:
+        """Tidy away what other runs left on this machine a week ago."""
+        if self._spool is not None:
+            forget_stale(self._spool.folder)
+
     def close(self) -> None:
         """Say no more here. What dead processes of this machine left is put into the run."""
         for logger in (logging.getLogger(), OURS):
@@ -184,6 +189,7 @@ def driver_log(ids: LogIds) -> Iterator[LogIds]:
     with suppress(Exception):  # a run without a log is better than none
         make_room(open_folder(ids.path))
         log = ProcessLog(ids, DRIVER).open()
+        log.forget_stale()
     try:
         OURS.info("process %s on %s at work on the run", os.getpid(), platform.node())
         yield ids

@@ -15,10 +15,13 @@ import hashlib
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+STALE_S = 7 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,31 @@ class Spool:
         os.close(self._lock)
         with suppress(OSError):
             self.folder.rmdir()
+
+
+def forget_stale(folder: Path, older_than_s: float = STALE_S) -> None:
+    """Remove what dead processes left beside this spool a week ago, of runs that nobody submitted again."""
+    before = time.time() - older_than_s
+    for other in folder.parent.iterdir():
+        with suppress(OSError):
+            files = list(other.iterdir())
+            if other == folder or any(path.stat().st_mtime > before or _is_held(path) for path in files):
+                continue
+            for path in files:
+                path.unlink()
+            other.rmdir()
+
+
+def _is_held(path: Path) -> bool:
+    """Whether this is the lock of a process that lives."""
+    if path.suffix != ".lock":
+        return False
+    with open(path, "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def unread(raw: Path) -> list[str]:
