@@ -20,7 +20,7 @@ LENGTHS: dict[str, Callable[[random.Random], int]] = {
     "one in five is five times as long": lambda chance: 50 if chance.random() < 0.2 else 10,
     "half of them rejected at once": lambda chance: 1 if chance.random() < 0.5 else 40,
 }
-few = settings(max_examples=8, phases=[Phase.generate])  # each is a whole run, several times over
+few = settings(max_examples=20, phases=[Phase.generate])  # each is a whole run, several times over
 
 
 def rows(kind: str, seed: int) -> list[int]:
@@ -129,3 +129,18 @@ def test_a_machine_that_became_slower_is_forgotten_to_have_been_faster():
         done += 100 if second < 10_000 else 25
         forecast.saw(second, [seen("w0", done)])
     assert forecast.eta_s(10_000, alike(done)) == pytest.approx(4000, rel=0.05)
+
+
+def test_eta_is_right_at_the_end_when_the_longest_row_in_work_decides():
+    crew = Crew(rows("as waiting times are, up to a limit", 2))
+    for number in range(4):
+        crew.start(f"w{number}", 16)
+    assert all(check.error <= 0.2 for check in forecasts(crew, shares=(0.5, 0.8, 0.9, 0.95)))
+
+
+def test_rows_that_are_half_done_count():
+    """Ten rows at once, each 10 s: after 95 s ninety are done, and half of the next ten."""
+    forecast = Forecast()
+    for second in range(96):
+        forecast.saw(second, [Seen("w0", 10 * (second // 10), 10, loaded=True)])
+    assert forecast.eta_s(1000, alike(90)) == pytest.approx(1000, rel=0.02)
