@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 IMPATIENT = (RunCancelled, KeyboardInterrupt)  # somebody wants it to end now
 
+WAITING = "done; waiting for who reads the metrics to see the end (Ctrl-C leaves at once)"
+
 
 class Exposure:
     """A context manager: listens at once, so that a port in use is told before anything is written.
@@ -49,6 +51,7 @@ class Exposure:
         self._run: Run | None = None
         self._untold: list[str] = []
         self._ended_at: float | None = None  # by the monotonic clock
+        self._last: Progress | None = None  # that was told
 
     def __enter__(self) -> Exposure:
         return self
@@ -59,6 +62,8 @@ class Exposure:
         try:
             if self._server is not None and self._ended_at is not None and not isinstance(error, IMPATIENT):
                 with suppress(KeyboardInterrupt):  # the run is over; only this wait is cut short
+                    if self._server.is_read and self._last is not None:
+                        self._show(replace(self._last, note=WAITING))
                     self._server.let_read(self._ended_at)
         finally:
             if self._target is not None:
@@ -109,7 +114,8 @@ class Exposure:
             complaint = self._untold.pop(0)
             self._run.event("metrics_failed", reason=complaint)
             progress = replace(progress, note=complaint)
-        self._show(replace(progress, metrics_url=self.url))
+        self._last = replace(progress, metrics_url=self.url)
+        self._show(self._last)
 
     def _leave_last(self, run: Run, last: bytes) -> None:
         """The last page, where whoever comes later finds it."""

@@ -48,6 +48,11 @@ class MetricsServer:
         self._server.page = page
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True).start()
 
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody comes regularly."""
+        return self._server.readers.regular
+
     def let_read(self, since: float) -> None:
         """Wait until who comes regularly has read a page that is younger than `since`, by the monotonic clock."""
         self._server.readers.wait(since)

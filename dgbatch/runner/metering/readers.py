@@ -27,6 +27,12 @@ class Readers:
             self._times.append(at)
             self._came.notify_all()
 
+    @property
+    def regular(self) -> bool:
+        """Whether somebody came twice, and may be expected again."""
+        with self._came:
+            return len(self._times) == 2
+
     def wait(self, since: float, limit_s: float = LIMIT_S) -> bool:
         """Until a page went out that was asked for after `since`, or nobody is to be expected; whether one did."""
         with self._came:

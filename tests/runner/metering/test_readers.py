@@ -31,6 +31,7 @@ def test_a_page_that_was_asked_for_before_the_end_is_not_the_last_one() -> None:
     readers, now = Readers(), time.monotonic()
     for at in (now - 0.2, now - 0.1):
         readers.came(at)
+    assert readers.regular
     assert not readers.wait(since=now)
     readers.came(now + 0.1)
     assert readers.wait(since=now)
@@ -65,4 +66,5 @@ def test_server_that_nobody_reads_leaves_at_once() -> None:
     began = time.monotonic()
     server.let_read(since=began)
     assert time.monotonic() - began < 5
+    assert not server.is_read
     server.stop()
