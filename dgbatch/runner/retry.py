@@ -90,7 +90,7 @@ def retry(
                 reopened(run),
                 told(run, spec, shlex.join(asked)) as log,
                 exposure.of(run, ledger := run.ledger()) as meter,
-                LiveFile(run.folder, exposure.tell) as tell,
+                LiveFile(run.folder, exposure.tell, exposure.url) as tell,
             ):
                 run.event("retrying", rows=left.samples, codes=list(codes))
                 run_job(spec, run.plan, run, tell, engine, drain_s, left.due, ledger=ledger, meter=meter, log=log)
@@ -98,9 +98,10 @@ def retry(
                 tell(Progress("finalizing", spec.name, path, left.samples, left.samples, note="verifying every row"))
                 verification = finish(run, spec)
             report_at_the_end(run)
+            seconds = time.monotonic() - started
     status = status_of(run)
     mended = status.tally.ok - before
-    return Retried(run, status, left.samples, mended, verification, time.monotonic() - started)
+    return Retried(run, status, left.samples, mended, verification, seconds)
 
 
 @contextmanager

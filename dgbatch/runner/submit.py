@@ -91,7 +91,7 @@ def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s
         with (
             told(run, spec, command, is_new) as log,
             exposure.of(run, ledger) as meter,
-            LiveFile(run.folder, exposure.tell) as tell,
+            LiveFile(run.folder, exposure.tell, exposure.url) as tell,
         ):
             run_job(spec, plan, run, tell, engine, drain_s, ledger=ledger, meter=meter, log=log)
             run.event("finalizing")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,14 @@ def test_retry_as_json(run, tmp_path, capfd):
     assert left.code == left.json["exit_code"] == 3
     assert (left.json["retried"], left.json["mended"]) == (1, 1)
     assert left.json["rows"] == {"expected": 3, "ok": 2, "quarantined": 1}
+
+
+def test_retry_as_json_lines_ends_with_the_object_of_json(run, tmp_path, capfd):
+    (tmp_path / "mended").touch()
+    left = dgbatch(capfd, "retry", run, "--json-lines")
+    lines = [json.loads(line) for line in left.out.splitlines()]
+    assert {line["state"] for line in lines[:-1]} <= {"validating", "in_progress", "finalizing"} and len(lines) > 1
+    assert (lines[-1]["exit_code"], lines[-1]["retried"], lines[-1]["mended"]) == (3, 2, 1)
 
 
 def test_dry_run_counts_by_code_and_changes_nothing(run, capfd):

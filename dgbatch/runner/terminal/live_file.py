@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from types import TracebackType
 
@@ -25,17 +26,20 @@ END_S = 5.0  # to wait for a write that is on its way
 
 
 class LiveFile:
-    """Passes each Progress on, and now and then writes the last one; a context manager, at whose end the file goes."""
+    """Passes each Progress on, and now and then writes the last one; a context manager, at whose end the file goes.
 
-    def __init__(self, folder: Folder, show: OnProgress, every_s: float | None = None):
-        self._folder, self._show = folder, show
+    url: where the run's metrics are, for those who watch.
+    """
+
+    def __init__(self, folder: Folder, show: OnProgress, url: str = "", every_s: float | None = None):
+        self._folder, self._show, self._url = folder, show, url
         self._every_s = every_s or (STORE_S if "://" in folder.path else DISK_S)
         self._last: Progress | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._write, name="live-file", daemon=True)
 
     def __call__(self, progress: Progress) -> None:
-        self._last = progress
+        self._last = replace(progress, metrics_url=self._url)
         self._show(progress)
 
     def __enter__(self) -> LiveFile:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -35,11 +36,11 @@ def write(folder: LocalFolder, at: datetime, every_s: float = 2.0) -> None:
 
 def test_what_a_job_tells_is_passed_on_and_can_be_read_until_it_ends(folder):
     passed: list[Progress] = []
-    with LiveFile(folder, passed.append, every_s=0.02) as live:
+    with LiveFile(folder, passed.append, "http://127.0.0.1:9464/metrics", every_s=0.02) as live:
         assert LiveReader(folder).read() is None
         live(WORKING)
         await_(lambda: folder.exists(LIVE))
-        assert LiveReader(folder).read() == WORKING
+        assert LiveReader(folder).read() == replace(WORKING, metrics_url="http://127.0.0.1:9464/metrics")
     assert passed == [WORKING]
     assert not folder.exists(LIVE)
 
