@@ -173,6 +173,7 @@ def test_folder_that_holds_something_is_refused(tmp_path):
         bench_runner(RunnerBench(folder=str(tmp_path)), print)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_bench_runner_measures_ours_and_ray_data_on_a_few_rows(tmp_path, capfd):
     pytest.importorskip("pandas")

@@ -71,11 +71,11 @@ def test_store_errors_come_at_the_rate_that_was_asked_for(folder, switches, monk
     folder.put("a", b"1")
     switches.on(STORE_ERRORS, "0.2")
     assert [folder.get("a") for _ in range(400)] == [b"1"] * 400
-    assert len(switches.log(STORE_ERRORS)) in (100, 101)  # one of five requests
+    assert len(switches.log(STORE_ERRORS)) in (99, 100)  # one of five requests; where it begins is left to chance
 
 
 def test_store_that_refuses_everything_is_given_up_after_a_while(folder, switches, monkeypatch):
-    monkeypatch.setattr("dgbatch.runner.storage.store.RETRY_S", 0.0)
+    monkeypatch.setattr("dgbatch.runner.fault_injection.faults.RETRY_S", 0.0)
     folder.put("a", b"1")
     switches.on(STORE_ERRORS, "1")
     with pytest.raises(StoreFailed, match="/a: the store answered 503"):
