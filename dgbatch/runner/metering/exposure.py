@@ -135,4 +135,4 @@ class Exposure:
 
     def _complain(self, run: Run, complaint: str) -> None:
         with suppress(OSError, DgbatchError):
-            run.event("metrics_failed", reason=complaint)
+            run.event("metrics_failed", reason=self.spec.hide(complaint))  # the run knows the secrets of its first job

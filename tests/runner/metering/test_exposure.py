@@ -185,3 +185,15 @@ def test_nothing_of_it_decides_what_a_run_is(job: Callable[..., JobSpec]) -> Non
     from dgbatch.runner.fingerprint import fingerprint
 
     assert fingerprint(other, replace(run.plan)) == run.fingerprint
+
+
+def test_a_complaint_at_the_end_holds_no_secret_of_this_submit(
+    job: Callable[..., JobSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = commit_all(new_run(job()))  # its first submit pushed nowhere
+    monkeypatch.setenv("TOKEN", "t0ken")
+    spec = job("metrics.port=null", f"metrics.push=http://127.0.0.1:{free_port()}/${{TOKEN}}")
+    with Exposure(spec, Shown()) as exposure, exposure.of(run, run.ledger()):
+        pass
+    (event,) = told(run)
+    assert "/${TOKEN}/metrics/job/test: " in event["reason"]
