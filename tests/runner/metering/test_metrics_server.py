@@ -111,9 +111,10 @@ def test_one_that_gets_no_thread_stops_all_the_same(monkeypatch: pytest.MonkeyPa
         raise RuntimeError("can't start new thread")
 
     server = MetricsServer("127.0.0.1", 0)
-    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+    with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refused)
-        server.start(lambda: b"")
+        with pytest.raises(RuntimeError):
+            server.start(lambda: b"")
     stopping = threading.Thread(target=server.stop, daemon=True)
     stopping.start()
     stopping.join(10)
