@@ -221,7 +221,8 @@ class Driver:
         receipt = replace(receipt, committed_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
         started = time.monotonic()
         won = self.run.commit(receipt, self.ledger)
-        self.meter.committed(receipt, time.monotonic() - started)
+        if won:
+            self.meter.committed(receipt, time.monotonic() - started)
         first, stop = receipt.span or (0, None)
         LOG.info(
             "shard %d%s by %s %s", receipt.shard, "" if stop is None else f", rows {first} to {stop - 1},", actor.name,
