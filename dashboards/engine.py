@@ -12,7 +12,7 @@ JOB = '{job="$job"}'
 PROMPTS = '{job="$job",kind="prompt"}'
 WORKERS = '{job="$job",worker=~"$worker"}'
 LOADED = '{job="$job",worker=~"$worker",phase!="load"}'
-STEPPING = '{job="$job",worker=~"$worker",phase=~"denoise|sample"}'
+STEPPING = '{job="$job",phase=~"denoise|sample"}'  # of all workers, as the steps are
 BUSY = '{job="$job",worker=~"$worker",phase=~"prefill|denoise|sample"}'
 STEP_S = (
     f"sum(rate(dgbatch_device_seconds_total{STEPPING}[$__rate_interval])) "
@@ -71,11 +71,11 @@ def now() -> Iterator[Json]:
     )
     yield stat(
         "Prompt tokens from the cache",
-        "Tokens of shared prefixes that were not computed again, over all tokens of prompts. Prompts count at commits, "
-        "hits at once: true over some minutes.",
+        "Tokens of shared prefixes that were not computed again, over all tokens of prompts, of all workers. Prompts "
+        "count at commits, hits at once: true over some minutes.",
         "percentunit",
         Query(
-            f"sum(rate(dgbatch_prefix_cache_hit_tokens_total{WORKERS}[$__rate_interval])) "
+            f"sum(rate(dgbatch_prefix_cache_hit_tokens_total{JOB}[$__rate_interval])) "
             f"/ sum(rate(dgbatch_tokens_total{PROMPTS}[$__rate_interval]))"
         ),
     )
@@ -85,10 +85,10 @@ def speed() -> Iterator[Json]:
     yield timeseries(
         "Step time against the roofline",
         "Device time of one denoising step of one canvas, and the least that the device's limits allow for it. "
-        "Steps count at commits, time at once: true over some minutes.",
+        "Of all workers. Steps count at commits, time at once: true over some minutes.",
         "s",
         Query(STEP_S, "measured"),
-        Query(f"{STEP_S} * avg(dgbatch_roofline_ratio{WORKERS})", "the device's limit"),
+        Query(f"{STEP_S} * avg(dgbatch_roofline_ratio{JOB})", "the device's limit"),
         colors={"the device's limit": "text"},
     )
     yield timeseries(

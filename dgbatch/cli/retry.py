@@ -46,7 +46,7 @@ def retry(
             show(*plan_lines(left))
         raise typer.Exit(0)
     as_json = json or json_lines
-    shown = display_on(Console(stderr=True, highlight=False), json_lines)
+    shown = display_on(Console(stderr=True, highlight=False), json_lines, of_job=True)
     with shown as display, Watchdog(display, leaving(display, as_json)) as watched:
         try:
             done = steps.retry(run, codes, overrides, on_progress=watched)

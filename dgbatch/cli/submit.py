@@ -37,7 +37,7 @@ def submit(
     from dgbatch.runner.watchdog import Watchdog
 
     as_json = json or json_lines
-    shown = display_on(Console(stderr=True, highlight=False), json_lines)
+    shown = display_on(Console(stderr=True, highlight=False), json_lines, of_job=True)
     with shown as display, Watchdog(display, leaving(display, as_json)) as watched:
         try:
             done = steps.submit(job, overrides, new_run, on_progress=watched)

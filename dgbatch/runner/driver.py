@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from types import MappingProxyType
@@ -122,8 +122,7 @@ class Driver:
                 self.losses.keep(time.monotonic())
                 self.tell()
         finally:
-            for actor in list(actors):
-                self.dismiss(actor)
+            self.dismiss(list(actors))
             self.losses.keep(time.monotonic(), at_once=True)
             self.measure(at_once=True)
         if self.stopping_at is not None and not self.dispatch.done:
@@ -203,7 +202,7 @@ class Driver:
             self.broken(actor, report.fatal)
         elif report.gone:
             self.losses.worker_left(actor, preempted=self.stopping_at is None)
-            self.dismiss(actor)
+            self.dismiss([actor])
         else:
             self.ask(actor)
 
@@ -221,7 +220,8 @@ class Driver:
         receipt = replace(receipt, committed_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
         started = time.monotonic()
         won = self.run.commit(receipt, self.ledger)
-        self.meter.committed(receipt, time.monotonic() - started)
+        if won:
+            self.meter.committed(receipt, time.monotonic() - started)
         first, stop = receipt.span or (0, None)
         LOG.info(
             "shard %d%s by %s %s", receipt.shard, "" if stop is None else f", rows {first} to {stop - 1},", actor.name,
@@ -245,16 +245,17 @@ class Driver:
 
     def lost(self, actor: Actor, reason: str, why: Restart = "died") -> None:
         """A worker is gone: its pieces go to others, and `staff` fills its place."""
-        self.dismiss(actor)
+        self.dismiss([actor])
         self.losses.worker_lost(actor, reason, why)
         self.losses.check_ratio(self.ledger)
         self.tell()
 
-    def dismiss(self, actor: Actor) -> None:
-        self.actors.kill(actor)
-        farewell(self.run, actor.name, actor.report)
-        self.telling.lost(actor)
-        self.cuts.pop(actor.name, None)
+    def dismiss(self, actors: Sequence[Actor]) -> None:
+        for actor in actors:
+            self.actors.kill(actor)
+            self.telling.lost(actor)
+            self.cuts.pop(actor.name, None)
+        farewell(self.run, [(actor.name, actor.report) for actor in actors])
 
     def replace_silent(self) -> None:
         """Kill workers that have shown no step for too long."""

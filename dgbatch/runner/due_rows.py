@@ -30,7 +30,9 @@ def due_rows(opened: OpenPiece, spec: JobSpec, columns: Sequence[str], folder: F
     number = 0
     for place, (row_id, row) in rows:
         position = place * len(samples)
-        opened.quarantined += ((position + kept.sample, kept) for kept in leftover.kept(row_id, row))
+        stay = leftover.kept(row_id, row)
+        opened.kept += len(stay)
+        opened.quarantined += ((position + kept.sample, kept) for kept in stay)
         if tried := leftover.due(row_id):
             opened.tried.update(((row_id, sample), attempts) for sample, attempts in tried.items())
             if number >= opened.next:

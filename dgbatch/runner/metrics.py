@@ -115,6 +115,11 @@ def _of_sums(name: str) -> Callable[[Moment], Samples]:
     return lambda moment: [((), (BOUNDS[name], getattr(moment.tally.sums, name)))]
 
 
+def _quarantined(moment: Moment) -> Samples:
+    rows = dict(moment.tally.sums.quarantined)
+    return _by(sorted({*moment.codes, *rows}), rows)
+
+
 def _tokens(moment: Moment) -> Samples:
     tally = moment.tally
     thinking = tally.sums.thinking_tokens
@@ -203,7 +208,7 @@ METRICS: tuple[Metric, ...] = (
              _of_sums("row_duration_s")),
     _commits("quarantined_rows", "gauge", "rows",
              "Rows in quarantine, by error code; falls when a retry mends them. Not counted: " + UNSUMMED,
-             lambda m: [((code,), rows) for code, rows in m.tally.sums.quarantined], "code"),
+             _quarantined, "code"),
     _commits("shards", "gauge", "shards",
              "Shards by state; a shard whose pieces are with several workers is running once. given_up: it used up "
              "its attempts in this submit.",

@@ -35,6 +35,7 @@ class OpenPiece:
     tried: dict[RowKey, int] = field(default_factory=dict)  # attempts of earlier rounds, in one of retry
     rows: list[tuple[int, OutputRow]] = field(default_factory=list)
     quarantined: list[tuple[int, QuarantinedRow]] = field(default_factory=list)
+    kept: int = 0  # of those, what a round of retry leaves as it is
 
     def __post_init__(self) -> None:
         piece, probe = self.task.piece, self.task.probe
@@ -63,6 +64,11 @@ class OpenPiece:
     def empty(self) -> bool:
         """It will come to nothing: a probe, or told to stop before its first row."""
         return self.task.probe is not None or self.stop == self.task.piece.first
+
+    @property
+    def done(self) -> int:
+        """Samples of its rows that are back."""
+        return len(self.rows) + len(self.quarantined) - self.kept
 
     @property
     def finished(self) -> bool:

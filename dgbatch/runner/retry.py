@@ -83,7 +83,7 @@ def retry(
         if not quarantine(run, codes).due:
             return Retried(run, status_of(run), 0, 0, None, time.monotonic() - started)
         refuse_other_model(run, spec, describe_model(spec, engine, run.info.get("model")))
-        with Exposure(spec, tell) as exposure, lock(path):
+        with Exposure(spec, tell, path) as exposure, lock(path):
             left = quarantine(run, codes)  # nobody else changes it from here on
             before = run.ledger().tally.ok
             with (

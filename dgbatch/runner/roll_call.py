@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-from dgbatch.errors import OutputError
+from dgbatch.errors import OutputError, RunFailed
 
 if TYPE_CHECKING:
     from dgbatch.runner.report import Report
@@ -28,24 +30,28 @@ def welcome(run: Run, spec: JobSpec, worker: str, report: Report) -> None:
     run.event("worker_ready", worker=worker, where=report.where, device=report.device, canvases=report.canvases)
 
 
-def farewell(run: Run, worker: str, report: Report) -> None:
-    """Keep what a worker did with its time, as its last report told it; nobody decides anything by it."""
-    if not report.loaded:
-        return
+def farewell(run: Run, workers: Iterable[tuple[str, Report]]) -> None:
+    """Keep what workers did with their time, as their last reports told it. Nobody decides anything by it: where it
+    cannot be written, other things cannot, and those say so.
+    """
+    with suppress(RunFailed):
+        run.events_of("worker_stats", [_stats(worker, report) for worker, report in workers if report.loaded])
+
+
+def _stats(worker: str, report: Report) -> dict[str, Any]:
     stats = report.stats
     took = sum(stats.seconds.get(phase, 0.0) for phase in ("denoise", "sample"))
-    run.event(
-        "worker_stats",
-        worker=worker,
-        device=report.device,
-        where=report.where,
-        canvases=report.canvases,
-        seconds={phase: round(seconds, 3) for phase, seconds in stats.seconds.items()},
-        passes=stats.passes,
-        tiles=stats.tiles,
-        tokens=stats.tokens,
-        denoise_steps=stats.denoise_steps,
-        shared_tokens=stats.shared_tokens,
-        peak_bytes=stats.peak_bytes,
-        roofline=round(stats.floor_s / took, 4) if stats.floor_s and took > 0 else None,
-    )
+    return {
+        "worker": worker,
+        "device": report.device,
+        "where": report.where,
+        "canvases": report.canvases,
+        "seconds": {phase: round(seconds, 3) for phase, seconds in stats.seconds.items()},
+        "passes": stats.passes,
+        "tiles": stats.tiles,
+        "tokens": stats.tokens,
+        "denoise_steps": stats.denoise_steps,
+        "shared_tokens": stats.shared_tokens,
+        "peak_bytes": stats.peak_bytes,
+        "roofline": round(stats.floor_s / took, 4) if stats.floor_s and took > 0 else None,
+    }

@@ -166,7 +166,7 @@ def _check_locations(spec: JobSpec) -> None:
         raise LocationError("output.duckdb: a DuckDB file lies on a disk, not in a store. Give a path.")
     if spec.metrics.textfile is not None and is_uri(spec.metrics.textfile):
         raise LocationError("metrics.textfile: node_exporter reads a disk, not a store. Give a path.")
-    if spec.metrics.push is not None:
+    if spec.metrics.push is not None and not VARIABLE.search(spec.metrics.push):  # not known to who reads run.json
         _check_push(spec.metrics.push, spec._written.get(("metrics", "push"), spec.metrics.push))
 
 

@@ -82,9 +82,10 @@ def status_of(run: Run, now: datetime | None = None, ledger: Ledger | None = Non
     now = (now or datetime.now(timezone.utc)) if alive else None
     tokens_per_s, rows_per_s = _speed(commits, since, now)
     left = run.plan.expected - tally.rows
-    eta_s = left / rows_per_s if alive and rows_per_s else None
+    eta_s = left / rows_per_s if alive and rows_per_s and left else None  # a retry has none left by this count
     if alive and (live := LiveReader(run.folder).read()) is not None:  # the driver knows what is in work, too
-        tokens_per_s, eta_s, workers = live.tokens_per_s or tokens_per_s, live.eta_s or eta_s, live.workers or workers
+        tokens_per_s, workers = live.tokens_per_s or tokens_per_s, live.workers
+        eta_s = eta_s if live.eta_s is None else live.eta_s
     return Status(
         path=run.path,
         name=run.spec.name,

@@ -84,7 +84,7 @@ def _submit(spec: JobSpec, new_run: bool, tell: OnProgress, engine: str, drain_s
     model = describe_model(spec, engine, known)  # before anything is written: a wrong checkpoint leaves nothing behind
     if spec.output.duckdb:
         check_duckdb(spec.output.duckdb, fingerprint(spec, plan), columns)
-    with Exposure(spec, tell) as exposure, lock(path):
+    with Exposure(spec, tell, path) as exposure, lock(path):
         run, is_new = open_or_create(path, spec, plan, model)
         ledger = run.ledger()
         rows_before = ledger.tally.rows

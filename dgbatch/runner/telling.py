@@ -160,7 +160,7 @@ def _state(actor: Actor) -> WorkerState:
         return "starting"
     if actor.leaving:
         return "leaving"
-    return "idle" if actor.report.idle else "working"
+    return "idle" if actor.report.idle and not actor.report.unstarted else "working"  # pieces that it holds are there
 
 
 def _seen(actor: Actor) -> Seen:

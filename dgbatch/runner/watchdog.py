@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from math import inf
 from types import TracebackType
 
 from dgbatch.errors import RunFailed
@@ -34,8 +35,11 @@ class Watchdog:
         self._ended = threading.Event()
 
     def __call__(self, progress: Progress) -> None:
-        self._last, self._heard_at = progress, time.monotonic()
-        self._show(progress)
+        self._last, self._heard_at = progress, inf  # who reads it slowly holds us up, not Ray
+        try:
+            self._show(progress)
+        finally:
+            self._heard_at = time.monotonic()
 
     def __enter__(self) -> Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -52,8 +56,15 @@ class Watchdog:
         return self._last is not None and self._last.state == "in_progress" and self._last.note != STARTING
 
     def _watch(self) -> None:
-        while not self._ended.wait(min(LOOK_S, self._silent_s / 4)):
-            if self._is_at_work and time.monotonic() - self._heard_at > self._silent_s:
+        look_s = min(LOOK_S, self._silent_s / 4)
+        heard_at, slept_s, looked_at = self._heard_at, 0.0, time.monotonic()
+        while not self._ended.wait(look_s):
+            now = time.monotonic()
+            if self._heard_at != heard_at:
+                heard_at, slept_s = self._heard_at, 0.0
+            slept_s += now - looked_at - look_s  # this thread too: the whole process was stopped, by Ctrl-Z for one
+            looked_at = now
+            if self._is_at_work and now - heard_at - slept_s > self._silent_s:
                 assert self._last is not None
                 self._leave(
                     RunFailed(

@@ -144,7 +144,7 @@ class Worker:
                 fatal=self._fatal,
                 wants_rows=self._wants_rows(),
                 idle=self._is_idle(),
-                open_rows=sum(len(each.rows) + len(each.quarantined) for each in self._open if each.task.probe is None),
+                open_rows=sum(each.done for each in self._open if each.task.probe is None),
                 lengths=self._lengths.counts,
                 stats=stats,
                 heartbeat=self._heartbeat + stats.passes,

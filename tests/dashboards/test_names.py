@@ -10,7 +10,7 @@ import pytest
 from dgbatch.runner.metering.moment import WorkerState
 from dgbatch.runner.metrics import KINDS, METRICS, PHASES, RESTARTS, RETRIES, SHARD_STATES, STATUSES
 from dgbatch.runner.progress import State
-from tests.dashboards.expressions import ROOT, everything, rules, selectors
+from tests.dashboards.expressions import ROOT, everything, of_boards, rules, selectors
 
 pytest.importorskip("promql_parser", reason="pip install promql-parser")
 
@@ -87,3 +87,11 @@ def test_metrics_that_the_docs_name_exist(page: str) -> None:
     assert set(re.findall(r"\bdgbatch_(?!jobs?\b)[a-z_]+(?:_total|_seconds|_ratio|_bytes|_rows)\b", text)) <= set(
         series()
     )
+
+
+def test_what_is_chosen_by_worker_is_held_against_nothing_of_all_workers() -> None:
+    declared = series()
+    for expression in of_boards():
+        names = {selector.name for selector in selectors(expression.filled_in())}
+        of_all = {name for name in names if "worker" not in declared.get(name, {"worker"})}
+        assert not (of_all and "$worker" in expression.text), f"{expression.where}: {of_all} are of all workers"

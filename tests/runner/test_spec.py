@@ -404,3 +404,16 @@ def test_several_problems_come_in_the_order_of_their_lines(tmp_path):
         load_job(tmp_path / "job.yaml")
     starts = [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]]
     assert starts == ["line 1", "line 2", "line 4", "model", "input", "prompt", "output"]
+
+
+@pytest.mark.parametrize(
+    "push", ["${GATEWAY}", "http://${HOST_OF_IT}:${PORT_OF_IT}", "http://me:${PASSWORD_OF_IT}@gateway"]
+)
+def test_a_run_is_read_where_the_variables_of_its_gateway_are_not_set(load, monkeypatch, push):
+    said = {"GATEWAY": "http://gateway:9091", "HOST_OF_IT": "gateway", "PORT_OF_IT": "9091", "PASSWORD_OF_IT": "secret"}
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    written = load(MINIMAL, f"metrics.push={push}").public()
+    for name in said:
+        monkeypatch.delenv(name)
+    assert JobSpec.from_public(written).metrics.push == push

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -8,8 +9,10 @@ import pytest
 
 from dgbatch.runner.commits import Commit, FileRecord
 from dgbatch.runner.fingerprint import fingerprint
+from dgbatch.runner.layout import LIVE
 from dgbatch.runner.ledger import Tally
 from dgbatch.runner.plan import make_plan
+from dgbatch.runner.progress import Progress
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.spec import load_job
 from dgbatch.runner.status import find_runs, status_of
@@ -98,3 +101,25 @@ def test_runs_below_a_folder_are_found_by_name_and_not_inside_each_other(run, tm
     assert [found.path for found in find_runs(tmp_path)] == [str(tmp_path / "out")]
     assert list(find_runs(tmp_path / "checkpoint")) == []
     assert [found.path for found in find_runs(run.path)] == [run.path]
+
+
+def test_a_retry_has_no_rows_left_that_the_time_left_could_be_told_by(run):
+    for index in range(4):
+        run.commit(commit(index, seconds_ago=8))
+    with lock(run.path):
+        run.event("started")
+        status = status_of(run, NOW)
+    assert (status.state, status.eta_s) == ("in_progress", None)
+
+
+def test_what_the_driver_tells_is_believed_also_when_it_is_zero(run):
+    run.commit(commit(0, seconds_ago=8))
+    with lock(run.path):
+        run.event("started")
+        run.event("worker_ready", worker="w0")
+        told = Progress("in_progress", "fake", run.path, expected=32, rows=32, eta_s=0.0)
+        run.folder.put(
+            LIVE, json.dumps({"at": datetime.now(timezone.utc).isoformat(), "every_s": 2, **told.to_json()}).encode()
+        )
+        status = status_of(run, NOW)
+    assert (status.eta_s, status.workers) == (0.0, 0)

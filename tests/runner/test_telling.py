@@ -109,8 +109,9 @@ def test_workers_stand_in_the_order_of_their_numbers(told):
 def test_states_of_workers(told):
     leaving = worker("w1", 1)
     leaving.leaving = True
-    crew = told.tell(Tally(), worker("w0", 1, idle=True), leaving).crew
-    assert [each.state for each in crew] == ["idle", "leaving"]
+    last_rows = worker("w2", 1, idle=True, unstarted=(((0, 0), 0),))  # nothing to begin, and a piece in its hands
+    crew = told.tell(Tally(), worker("w0", 1, idle=True), leaving, last_rows).crew
+    assert [each.state for each in crew] == ["idle", "leaving", "working"]
 
 
 def test_before_a_worker_of_this_submit_settles_a_canvas_steps_are_those_of_earlier_ones(told):

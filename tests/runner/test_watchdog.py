@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from dgbatch.errors import RunFailed
 from dgbatch.runner.progress import Progress, WorkerView
@@ -53,3 +54,20 @@ def test_end_of_the_block_is_the_end_of_watching():
     with Watchdog(lambda progress: None, left, silent_s=0.2) as watchdog:
         watchdog(AT_WORK)
     assert not left.now.wait(0.6)
+
+
+def test_a_reader_that_is_slow_is_not_taken_for_ray():
+    left = Left()
+    with Watchdog(lambda progress: time.sleep(0.6), left, silent_s=0.2) as watchdog:
+        watchdog(AT_WORK)
+    assert left.why == []
+
+
+def test_time_in_which_the_whole_process_was_stopped_does_not_count(monkeypatch):
+    left, clock, stopped_s = Left(), time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + stopped_s[0])
+    with Watchdog(lambda progress: None, left, silent_s=2.0) as watchdog:
+        watchdog(AT_WORK)
+        stopped_s[0] = 1000.0  # Ctrl-Z, and fg
+        assert not left.now.wait(1.0)
+        assert left.now.wait(LIMIT_S)

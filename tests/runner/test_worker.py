@@ -13,13 +13,16 @@ import pytest
 from dgbatch.records import Generation
 from dgbatch.runner import piece_files
 from dgbatch.runner import worker as module
+from dgbatch.runner.again import Again
 from dgbatch.runner.commits import Commit
 from dgbatch.runner.piece import Piece, Task
 from dgbatch.runner.poison import Blame
 from dgbatch.runner.prompts import noise_key
+from dgbatch.runner.sink import QuarantinedRow, write_shard
 from dgbatch.runner.spec import JobSpec
 from tests.fake_engine import fake_job
 from tests.runner.lone_worker import LIMIT_S, give, loaded, received, started, wait_for
+from tests.runner.small_run import new_run
 
 
 def test_shard_comes_back_as_a_file_in_input_order_and_a_receipt(tmp_path):
@@ -336,3 +339,15 @@ def test_heartbeat_moves_while_rows_are_denoised(tmp_path):
         ).open_rows
         == 0
     )
+
+
+def test_rows_that_a_round_of_retry_leaves_as_they_are_do_not_count_as_done(tmp_path):
+    worker, plan, spec = started(fake_job(tmp_path, ["!steps=1000 x"] * 8, {"step_s": 0.01}, output={"columns": []}))
+    run, shard = new_run(spec), plan.shards[0]
+    codes = ["b", *["a"] * 7]
+    lost = [QuarantinedRow(f"r{i:04d}", 0, code, "", 1, {"prompt": "x", "answer": "y"}) for i, code in enumerate(codes)]
+    _, file = write_shard(run.folder, 0, "abcd", "parquet", run.schemas, [], lost)
+    again = Again(shard, 1, ("abcd",), (file,), ("b",), 1, 1)
+    wait_for(worker, loaded)
+    report = wait_for(worker, lambda report, receipts, failures: report.stats.passes, [again.of(Task(again.queued))])
+    assert report.open_rows == 0

@@ -96,6 +96,7 @@ class Chaos:
         else:
             self.env["RAY_TMPDIR"] = str(scratch)
         changes = [f"output.path={self.run_path}", "output.duckdb=null", f"workers.address={address}"]
+        changes += [f"metrics.{where}=null" for where in ("port", "push", "textfile")]  # nobody takes it for the job
         if any(fault.kind == "hang" for fault in faults):
             changes.append(f"retry.stall_timeout_s={min(spec.retry.stall_timeout_s, STALL_TIMEOUT_S):g}")
         self.submit = [*submit, *_set(changes), "--json"]

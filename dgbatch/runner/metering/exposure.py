@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from dgbatch.errors import DgbatchError, RunCancelled
+from dgbatch.errors import DgbatchError, JobError, RunCancelled, RunFailed
 from dgbatch.runner.layout import METRICS
 from dgbatch.runner.metering.meter import Meter
 from dgbatch.runner.metering.metrics_server import MetricsServer
@@ -22,6 +22,7 @@ from dgbatch.runner.metering.pushgateway import Pushes
 from dgbatch.runner.metering.targets import Target, replace_whole
 from dgbatch.runner.metrics import page
 from dgbatch.runner.progress import Progress
+from dgbatch.runner.storage.lock import refuse_locked
 
 if TYPE_CHECKING:
     from dgbatch.runner.ledger import Ledger
@@ -32,19 +33,24 @@ if TYPE_CHECKING:
 
 IMPATIENT = (RunCancelled, KeyboardInterrupt)  # somebody wants it to end now
 
-WAITING = "done; waiting for who reads the metrics to see the end (Ctrl-C leaves at once)"
+WAITING = "over; waiting for who reads the metrics to see the end (Ctrl-C leaves at once)"
 
 
 class Exposure:
     """A context manager: listens at once, so that a port in use is told before anything is written.
 
-    Raises JobError for an endpoint that cannot be had.
+    Raises JobError for an endpoint that cannot be had, and RunLocked where it is that of a driver of the same run.
     """
 
-    def __init__(self, spec: JobSpec, show: OnProgress):
+    def __init__(self, spec: JobSpec, show: OnProgress, path: str):
+        """path: of the run."""
         self.spec, self._show = spec, show
         asked = spec.metrics
-        self._server = None if asked.port is None else MetricsServer(asked.host, asked.port)
+        try:
+            self._server = None if asked.port is None else MetricsServer(asked.host, asked.port)
+        except JobError:
+            refuse_locked(path)
+            raise
         self._target: Target | None = None
         self._pushes: Pushes | None = None
         self._meter: Meter | None = None
@@ -61,7 +67,7 @@ class Exposure:
     ) -> None:
         try:
             if self._server is not None and self._ended_at is not None and not isinstance(error, IMPATIENT):
-                with suppress(KeyboardInterrupt):  # the run is over; only this wait is cut short
+                with suppress(KeyboardInterrupt, RunFailed):  # Ctrl-C, SIGTERM: the run is over, and this wait too
                     if self._server.is_read and self._last is not None:
                         self._show(replace(self._last, note=WAITING))
                     self._server.let_read(self._ended_at)
@@ -135,4 +141,4 @@ class Exposure:
 
     def _complain(self, run: Run, complaint: str) -> None:
         with suppress(OSError, DgbatchError):
-            run.event("metrics_failed", reason=complaint)
+            run.event("metrics_failed", reason=self.spec.hide(complaint))  # the run knows the secrets of its first job

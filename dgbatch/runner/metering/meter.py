@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dgbatch.runner.metering.moment import Moment, WorkerMoment, WorkerState
 from dgbatch.runner.metrics import COMMIT_BOUNDS
@@ -48,6 +48,7 @@ class Meter:
         self._restarts: Counter[str] = Counter()
         self._recent: dict[str, Recent] = {}
         self._looked_at = 0.0
+        self._codes: set[str] = set()
         shards = len(run.plan.shards)
         self.moment = Moment(
             job=spec.name,
@@ -58,8 +59,7 @@ class Meter:
             started_at=started_at,
             expected=run.plan.expected,
             shards={"committed": ledger.tally.shards, "pending": shards - ledger.tally.shards},
-            tally=ledger.tally,
-            commits=ledger.commits,
+            **self._committed(),
             judged=spec.accept is not None,
             last_commit_at=None if last is None else _seconds(last),
             deadline_at=None if deadline_s is None else started_at + deadline_s,
@@ -72,8 +72,7 @@ class Meter:
         """A record was published."""
         self.moment = replace(
             self.moment,
-            tally=self._ledger.tally,
-            commits=self._ledger.commits,
+            **self._committed(),
             commit_duration=self.moment.commit_duration + Histogram.of(COMMIT_BOUNDS, [seconds]),
             last_commit_at=_seconds(commit.committed_at),
         )
@@ -109,8 +108,7 @@ class Meter:
         self._recent = {name: recent for name, recent in self._recent.items() if name in names}
         self.moment = replace(
             self.moment,
-            tally=self._ledger.tally,
-            commits=self._ledger.commits,
+            **self._committed(),
             checksum=_short(run),
             shards=shards,
             retries=dict(self._retries),
@@ -124,8 +122,7 @@ class Meter:
         self.moment = replace(
             self.moment,
             state=state,
-            tally=self._ledger.tally,
-            commits=self._ledger.commits,
+            **self._committed(),
             eta_s=0.0 if state == "completed" else None,
             still_since=None,
             retries=dict(self._retries),
@@ -134,6 +131,12 @@ class Meter:
         )
 
     # ---- inside
+
+    def _committed(self) -> dict[str, Any]:
+        """What the records come to."""
+        tally = self._ledger.tally
+        self._codes |= {code for code, _ in tally.sums.quarantined}
+        return {"tally": tally, "commits": self._ledger.commits, "codes": tuple(sorted(self._codes))}
 
     def _worker(self, actor: Actor, holds: bool, now: float) -> WorkerMoment:
         report = actor.report
@@ -178,10 +181,10 @@ class Recent:
 
 
 def _state(actor: Actor, holds: bool) -> WorkerState:
-    if actor.leaving:
-        return "leaving"
     if not actor.report.loaded:
         return "starting"
+    if actor.leaving:
+        return "leaving"
     return "working" if holds else "idle"
 
 

@@ -24,7 +24,7 @@ class MetricsServer:
         try:
             family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             self._server = _Server(family, address)
-        except socket.gaierror:
+        except (socket.gaierror, ValueError):  # UnicodeError is of the second kind: a..b
             raise JobError(
                 f"metrics.host: {host!r} is no address of this machine. Give one, such as 127.0.0.1, ::1 or 0.0.0.0."
             ) from None
@@ -45,8 +45,8 @@ class MetricsServer:
 
     def start(self, page: Callable[[], bytes]) -> None:
         """Answer from now on. page: called in another thread at any moment."""
-        self._server.page = page
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True).start()
+        self._server.page = page  # last: `stop` waits for a thread that serves it
 
     @property
     def is_read(self) -> bool:

@@ -39,6 +39,7 @@ class Moment:
     shards: Mapping[str, int]  # by state
     tally: Tally = field(default_factory=Tally)
     commits: int = 0  # records that count
+    codes: tuple[str, ...] = ()  # of errors that rows were in quarantine for, also those that none is for any more
     judged: bool = False  # the job has accept rules
     last_commit_at: float | None = None
     deadline_at: float | None = None

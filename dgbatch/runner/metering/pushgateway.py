@@ -7,6 +7,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from dgbatch.runner.metrics import CONTENT_TYPE
@@ -47,20 +48,28 @@ class Pushes:
                 return
 
     def _push(self) -> None:
-        request = urllib.request.Request(self._url, self._page(), self._headers, method="PUT")
         try:
+            request = urllib.request.Request(self._url, self._page(), self._headers, method="PUT")
             with urllib.request.urlopen(request, timeout=ANSWER_S):
                 self._was_well = True
         except urllib.error.HTTPError as error:
-            said = error.read(200).decode(errors="replace").strip().partition("\n")[0]
+            said = _said(error)
             self._fail(f"{error.code} {error.reason}{f': {said}' if said else ''}")
-        except (OSError, ValueError) as error:  # away, not found, no answer, not HTTP
-            self._fail(str(getattr(error, "reason", error)))
+        except (OSError, ValueError, HTTPException) as error:  # away, not found, no answer, not HTTP
+            self._fail(str(getattr(error, "reason", error)) or repr(error))
 
     def _fail(self, why: str) -> None:
         if self._was_well:
             self._complaint = f"metrics.push: {self._url}: {why}. The job goes on; the metrics are not there."
         self._was_well = False
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """What a gateway says of a page that it refuses; nothing where that does not come."""
+    try:
+        return error.read(200).decode(errors="replace").strip().partition("\n")[0]
+    except (OSError, HTTPException):
+        return ""
 
 
 def _endpoint(url: str, job: str) -> tuple[str, dict[str, str]]:

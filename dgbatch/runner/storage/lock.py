@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -101,6 +101,13 @@ def owner(run_path: str) -> Owner | None:
 
     assert isinstance(folder, StoreFolder)
     return owner_in_store(folder)
+
+
+def refuse_locked(run_path: str) -> None:
+    """RunLocked while somebody is seen to work on this run."""
+    with suppress(OSError):
+        if (found := owner(run_path)) is not None:
+            raise locked(open_folder(run_path), found)
 
 
 def locked(folder: Folder, found: Owner | None) -> RunLocked:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import threading
 import time
@@ -51,19 +52,22 @@ class Display:
         """Leave no trace of what was only for the moment; from any thread, and more than once."""
 
 
-def display_on(console: Console, json_lines: bool = False) -> Display:
-    """For people on this console, or for programs on standard output."""
+def display_on(console: Console, json_lines: bool = False, of_job: bool = False) -> Display:
+    """For people on this console, or for programs on standard output. of_job: of one that goes on when nobody reads."""
     if json_lines:
-        return JsonLines(sys.stdout)
-    return LivePicture(console) if console.is_terminal and not console.is_dumb_terminal else PlainLines(console)
+        return JsonLines(sys.stdout, of_job=of_job)
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LivePicture(console)
+    return PlainLines(console, of_job=of_job)
 
 
 class PlainLines(Display):
     """One line now and then, and at once for what is new."""
 
-    def __init__(self, console: Console, now: Callable[[], float] = time.monotonic):
+    def __init__(self, console: Console, now: Callable[[], float] = time.monotonic, of_job: bool = False):
         self._console = console
         self._now = now
+        self._of_job = of_job
         self._last_line_at: float | None = None
         self._last_note = ""
 
@@ -72,16 +76,17 @@ class PlainLines(Display):
         fresh_note = bool(progress.note) and progress.note != self._last_note
         due = self._last_line_at is None or now - self._last_line_at >= PLAIN_EVERY_S
         if fresh_note or (due and progress.state == "in_progress"):
-            self._console.print(plain_line(progress), soft_wrap=True, markup=False)
+            _print(plain_line(progress), self._console.file, self._of_job)  # type: ignore[arg-type]  # an IO[str]
             self._last_line_at, self._last_note = now, progress.note
 
 
 class JsonLines(Display):
     """One object a line, each second at most, and at once when the state changes."""
 
-    def __init__(self, file: TextIO, now: Callable[[], float] = time.monotonic):
+    def __init__(self, file: TextIO, now: Callable[[], float] = time.monotonic, of_job: bool = False):
         self._file = file
         self._now = now
+        self._of_job = of_job
         self._last: tuple[str, str] = ("", "")
         self._last_at = 0.0
 
@@ -90,7 +95,19 @@ class JsonLines(Display):
         if at == self._last and now - self._last_at < JSON_EVERY_S:
             return
         self._last, self._last_at = at, now
-        print(json.dumps(progress.to_json(), ensure_ascii=False), file=self._file, flush=True)
+        _print(json.dumps(progress.to_json()), self._file, self._of_job)  # ASCII: whatever the stream is made for
+
+
+def _print(line: str, file: TextIO, of_job: bool) -> None:
+    """With `of_job` a reader that is gone and a full disk cost no more than the line."""
+    try:
+        print(line, file=file, flush=True)
+    except OSError as error:
+        if not of_job:
+            raise
+        if isinstance(error, BrokenPipeError):
+            with suppress(OSError):  # nobody will read the rest: nothing of it may fail at the end of the process
+                os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 class LivePicture(Display):

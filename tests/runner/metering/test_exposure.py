@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import urllib.request
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from dgbatch.errors import LocationError, RunCancelled, RunFailed
+from dgbatch.errors import JobError, LocationError, RunCancelled, RunFailed, RunLocked
 from dgbatch.runner.layout import METRICS
 from dgbatch.runner.metering.exposure import Exposure
+from dgbatch.runner.metering.metrics_server import MetricsServer
 from dgbatch.runner.metering.targets import VARIABLE
 from dgbatch.runner.progress import Progress
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.spec import JobSpec
+from dgbatch.runner.storage.lock import lock
 from tests.runner.conftest import MakeJob
 from tests.runner.metering.test_pushgateway import free_port, gateway, seen
 from tests.runner.small_run import commit_all, new_run
@@ -48,7 +52,7 @@ class Shown(list[Progress]):
 def expose(spec: JobSpec, inside: Callable[[Exposure, Run], Any] = lambda exposure, run: None) -> tuple[Run, Shown]:
     """A submit without workers: a run that is done when it begins."""
     run, shown = commit_all(new_run(spec), bad=lambda row_id: row_id == "r3"), Shown()
-    with Exposure(spec, shown) as exposure, exposure.of(run, run.ledger()):
+    with Exposure(spec, shown, run.path) as exposure, exposure.of(run, run.ledger()):
         exposure.tell(Progress("in_progress", spec.name, run.path))
         inside(exposure, run)
     return run, shown
@@ -152,6 +156,32 @@ def test_no_secret_is_on_the_page(job: Callable[..., JobSpec], monkeypatch: pyte
     assert "s3cret" not in last and "pa55word" not in everything
 
 
+def test_a_port_that_the_driver_of_this_run_has_means_that_the_run_is_locked(job: Callable[..., JobSpec]) -> None:
+    run = new_run(job())
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        spec = job(f"metrics.port={other.getsockname()[1]}")
+        with lock(run.path), pytest.raises(RunLocked):
+            Exposure(spec, Shown(), run.path)
+        with pytest.raises(JobError, match="Address already in use"):
+            Exposure(spec, Shown(), run.path)
+
+
+@pytest.mark.parametrize("error", [None, RunFailed("a shard failed")])
+def test_a_signal_cuts_the_wait_for_a_reader_short_and_nothing_else(
+    job: Callable[..., JobSpec], monkeypatch: pytest.MonkeyPatch, error: RunFailed | None
+) -> None:
+    def signalled(server: MetricsServer, since: float) -> None:
+        raise RunFailed("told to stop (SIGTERM)")
+
+    def inside(exposure: Exposure, run: Run) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(MetricsServer, "let_read", signalled)
+    with nullcontext() if error is None else pytest.raises(RunFailed, match="a shard failed"):
+        expose(job(), inside)
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
@@ -185,3 +215,15 @@ def test_nothing_of_it_decides_what_a_run_is(job: Callable[..., JobSpec]) -> Non
     from dgbatch.runner.fingerprint import fingerprint
 
     assert fingerprint(other, replace(run.plan)) == run.fingerprint
+
+
+def test_a_complaint_at_the_end_holds_no_secret_of_this_submit(
+    job: Callable[..., JobSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = commit_all(new_run(job()))  # its first submit pushed nowhere
+    monkeypatch.setenv("TOKEN", "t0ken")
+    spec = job("metrics.port=null", f"metrics.push=http://127.0.0.1:{free_port()}/${{TOKEN}}")
+    with Exposure(spec, Shown(), run.path) as exposure, exposure.of(run, run.ledger()):
+        pass
+    (event,) = told(run)
+    assert "/${TOKEN}/metrics/job/test: " in event["reason"]

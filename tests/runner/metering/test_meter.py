@@ -13,9 +13,10 @@ import pytest
 from dgbatch.records import EngineStats
 from dgbatch.runner.actors import Actor
 from dgbatch.runner.dispatch import Dispatch
-from dgbatch.runner.ledger import Ledger
+from dgbatch.runner.ledger import Ledger, Tally
 from dgbatch.runner.metering import meter as module
 from dgbatch.runner.metering.meter import Meter, Recent
+from dgbatch.runner.metrics import page
 from dgbatch.runner.piece import Piece
 from dgbatch.runner.poison import Blame
 from dgbatch.runner.progress import Progress
@@ -64,10 +65,11 @@ def test_every_shard_is_in_one_state_and_every_worker_too(run: Run, meter: Meter
     (lost,) = dispatch.next_for("w1", 1)
     dispatch.failed("w1", lost.piece.place)
     crew = [actor("w0", moved_s=9), actor("w1"), actor("w2", loaded=False), actor("w3", leaving=True, moved_s=99)]
+    crew.append(actor("w4", loaded=False, leaving=True))
     meter.look(run, dispatch, crew, left=6)
     moment = meter.moment
     assert moment.shards == {"committed": 0, "running": 2, "given_up": 1, "pending": 3}
-    assert [worker.state for worker in moment.workers] == ["working", "idle", "starting", "leaving"]
+    assert [worker.state for worker in moment.workers] == ["working", "idle", "starting", "leaving", "starting"]
     assert 9 <= moment.queue_age_s < 60  # of those that hold a piece
     meter.look(run, dispatch, [], left=6)
     assert meter.moment is moment  # that was a moment ago
@@ -129,3 +131,13 @@ def test_series_of_a_worker_that_comes_back_begin_anew(run: Run, meter: Meter, m
 def replace_stats(one: Actor) -> Actor:
     one.report = replace(one.report)
     return one
+
+
+def test_a_code_whose_last_row_was_mended_is_at_zero_and_not_gone(run: Run, ledger: Ledger) -> None:
+    """A series that only ends keeps its last value in last_over_time: an alarm would go on for an hour."""
+    assert run.commit(write_attempt(run, run.plan.shards[0], bad=lambda row_id: row_id == "r1"), ledger)
+    meter = Meter(run.spec, run, ledger)
+    assert b'dgbatch_quarantined_rows{code="prompt_too_long",job="test"} 1.0' in page(meter.moment)
+    ledger.tally = Tally(shards=1, ok=2)  # as after a round of retry
+    meter.look(run, Dispatch([]), [], left=5)
+    assert b'dgbatch_quarantined_rows{code="prompt_too_long",job="test"} 0.0' in page(meter.moment)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -74,6 +75,7 @@ def test_a_port_in_use_is_told_with_what_to_do(server: MetricsServer) -> None:
 @pytest.mark.parametrize(
     ("host", "says"),
     [
+        ("a..b", r"metrics\.host: 'a\.\.b' is no address of this machine"),
         ("no such host", r"metrics\.host: 'no such host' is no address of this machine"),
         ("203.0.113.7", r"metrics\.host: 203\.0\.113\.7 cannot be listened on: Cannot assign requested address"),
     ],
@@ -102,3 +104,18 @@ def test_one_that_listens_everywhere_is_found_by_the_name_of_its_machine() -> No
 
 def test_a_server_that_was_never_started_stops() -> None:
     MetricsServer("127.0.0.1", 0).stop()
+
+
+def test_one_that_gets_no_thread_stops_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server = MetricsServer("127.0.0.1", 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError):
+            server.start(lambda: b"")
+    stopping = threading.Thread(target=server.stop, daemon=True)
+    stopping.start()
+    stopping.join(10)
+    assert not stopping.is_alive()

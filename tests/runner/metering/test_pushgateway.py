@@ -9,12 +9,14 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from dgbatch.runner.metering import pushgateway as module
 from dgbatch.runner.metering.pushgateway import Pushes
 
 GATEWAY = shutil.which("prometheus-pushgateway")
@@ -127,3 +129,44 @@ def test_a_password_goes_into_a_header_and_is_in_no_complaint(tmp_path: Path) ->
     pushes._push()
     complaint = pushes.complaint()
     assert "refused" in complaint and "cret" not in complaint and "me:" not in complaint
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[bytes], str]]:
+    """The URL of a server that says just this to each who connects, and then nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as kept:
+
+        def serve(answer: bytes) -> str:
+            def speak() -> None:
+                with suppress(OSError):
+                    while True:
+                        sock, _ = server.accept()
+                        kept.callback(sock.close)
+                        sock.sendall(answer)
+
+            threading.Thread(target=speak, daemon=True).start()
+            return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+        yield serve
+        server.shutdown(socket.SHUT_RDWR)  # wakes `accept`
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH-2.0-OpenSSH_9.2"),
+        (b"HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\nhalf", "500 Oops"),
+        (b"", "timed out"),
+    ],
+    ids=["not HTTP", "half of an answer", "nothing"],
+)
+def test_whatever_answers_is_told_and_nothing_is_raised(
+    answering: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch, answer: bytes, says: str
+) -> None:
+    monkeypatch.setattr(module, "ANSWER_S", 0.2)
+    complaint = pushed_by(Pushes(answering(answer), "job", lambda: b"x 1\n"))
+    assert says in complaint and complaint.endswith("The job goes on; the metrics are not there.")
+
+
+def test_a_variable_that_is_not_set_where_a_run_is_retried_is_told() -> None:
+    assert "unknown url type" in pushed_by(Pushes("${GATEWAY}", "job", lambda: b"x 1\n"))

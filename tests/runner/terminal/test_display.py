@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from dgbatch.runner.progress import Progress
@@ -88,3 +91,35 @@ def test_what_is_printed_while_the_picture_is_there_stands_above_it(monkeypatch)
         print("and the rest", file=sys.stderr)
         assert "half a line, and the rest\r\n" in out.getvalue()
     assert sys.stderr is mine
+
+
+@pytest.mark.parametrize("show", [lambda file, of_job: JsonLines(file, of_job=of_job),
+                                  lambda file, of_job: PlainLines(Console(file=file, width=80), of_job=of_job)],
+                         ids=["json", "plain"])  # fmt: skip
+def test_a_job_goes_on_when_nobody_reads_its_lines_and_a_watch_ends(show):
+    for of_job in (True, False):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "w") as file:
+            display = show(file, of_job)
+            with nullcontext() if of_job else pytest.raises(BrokenPipeError):
+                display(WORKING)
+                display(replace(WORKING, state="finalizing", note="verifying every row"))
+                print("the last object", file=file, flush=True)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), writer)  # so that the file can be closed
+
+
+def test_a_job_goes_on_when_the_disk_of_its_lines_is_full():
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    JsonLines(Full(), of_job=True)(WORKING)
+    with pytest.raises(OSError, match="No space left"):
+        JsonLines(Full())(WORKING)
+
+
+def test_json_lines_fit_any_stream():
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    JsonLines(out)(replace(WORKING, note="größer"))
+    assert json.loads(out.buffer.getvalue())["note"] == "größer"
