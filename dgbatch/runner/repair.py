@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dgbatch.runner.commits import list_records, shard_of
+from dgbatch.runner.terminal.plain import plural
 
 if TYPE_CHECKING:
     from dgbatch.runner.run_folder import Run
@@ -21,5 +22,6 @@ def repair(run: Run, proof: Verification) -> list[int]:
     damaged = sorted(proof.damaged)
     if damaged:
         run.take_back([name for name in list_records(run.folder) if shard_of(name) in proof.damaged])
-        run.event("repaired", shards=damaged)
+        told = f"{plural(len(damaged), 'damaged shard')} forgotten; submit again to make them anew"
+        run.event("repaired", shards=damaged, reason=told)
     return damaged

@@ -12,6 +12,7 @@ from dgbatch.runner.commits import COMMITS
 from dgbatch.runner.repair import repair
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.spec import load_job
+from dgbatch.runner.status import status_of
 from dgbatch.runner.verify import verify
 from tests.runner.conftest import JOB, prompts
 from tests.runner.small_run import commit_all, new_run, record_path, write_attempt
@@ -64,6 +65,8 @@ def test_every_record_of_a_damaged_shard_goes_and_none_of_another(tmp_path):
     assert repair(run, verify(run)) == [1]
     assert [path.name for path in sorted(record_path(run, 0).parent.iterdir())] == ["000000.json", "000002.json"]
     assert run.events()[-1]["kind"] == "repaired" and run.events()[-1]["shards"] == [1]
+    status = status_of(run)
+    assert (status.state, status.reason) == ("failed", "1 damaged shard forgotten; submit again to make them anew")
 
 
 def test_files_that_a_record_names_and_nobody_finds_are_gone(tmp_path):
