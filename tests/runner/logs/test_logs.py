@@ -246,7 +246,8 @@ def test_driver_that_ends_waits_a_moment_for_workers_that_were_told_to(run, tmp_
                 assert process.poll() is None
                 time.sleep(0.01)
             threading.Timer(0.2, process.kill).start()
-        assert messages(run, workers=frozenset(["w0"]))[-1] == "no end of line"
+        # Killed between telling a line and blanking it out, a process leaves that line twice, and the last one earlier.
+        assert "no end of line" in messages(run, workers=frozenset(["w0"]))
 
 
 def test_making_room_has_a_limit_and_a_store_that_refuses_it_costs_no_log(run, monkeypatch):
