@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dgbatch.cli.options import AsJson
+from dgbatch.runner.terminal.plain import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -63,7 +64,9 @@ def summary(found: Comparison) -> list[RenderableType]:
     shown: list[RenderableType] = []
     for letter, side in (("A", found.a), ("B", found.b)):
         shown.append(
-            Text.assemble((f"{letter}  ", "bold"), side.path, (f"  {side.name}, {side.created_at[:16]}", "dim"))
+            Text.assemble(
+                (f"{letter}  ", "bold"), printable(side.path), (f"  {side.name}, {side.created_at[:16]}", "dim")
+            )
         )
         if side.caution:
             shown.append(Text(f"   {letter} {side.caution}", style="yellow"))
@@ -93,7 +96,7 @@ def _settings(found: Iterable[Setting]) -> list[RenderableType]:
 def _line(line: str) -> Text:
     from dgbatch.cli.output import painted
 
-    return painted(f"  {line}")
+    return painted(f"  {printable(line)}")
 
 
 def _measures(title: str, found: Sequence[Measure]) -> RenderableType:
@@ -109,7 +112,7 @@ def _measures(title: str, found: Sequence[Measure]) -> RenderableType:
         grid.add_column(name, justify="right", min_width=12)
     for each in found:
         grid.add_row(
-            Text(each.name), number(each.a, each.kind), number(each.b, each.kind),
+            Text(printable(each.name)), number(each.a, each.kind), number(each.b, each.kind),
             Text(change(each), style=COLOURS[each.verdict]),
         )  # fmt: skip
     return grid
@@ -183,9 +186,3 @@ def _side(letter: str, parts: Sequence[Part]) -> RenderableType:
         elif which == side:
             text.append(mark.format(printable(words)), style=style)
     return Padding(text, (0, 0, 0, 5), expand=False)
-
-
-def printable(text: str) -> str:
-    """Nothing in it moves the cursor."""
-    return "".join(c if c.isprintable() or c == "\n" else " " if c == "\t" else c.encode("unicode_escape").decode()
-                   for c in text)  # fmt: skip

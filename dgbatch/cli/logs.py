@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dgbatch.cli.options import RunFolder
+from dgbatch.runner.terminal.plain import printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -131,16 +132,16 @@ def _heading(number: int, submit: str, is_terminal: bool, width: int) -> Text:
 
 def _plain(line: dict[str, Any]) -> str:
     """One line, but for tracebacks and texts of several lines: those go on indented."""
-    at = f"{line['at'][:23]}Z"
+    said_by = printable(f"{line['at'][:23]}Z {line.get('worker', '-')} {line.get('level', 'info')}")
     said = "\n    ".join(_texts(line))
-    return f"{at} {line.get('worker', '-')} {line.get('level', 'info')} {said}"
+    return f"{said_by} {said}"
 
 
 def _painted(line: dict[str, Any], width: int) -> Text:
     """Time, worker and text in columns; what does not fit goes on below the text."""
     from rich.text import Text
 
-    worker, level = str(line.get("worker", "-")), str(line.get("level", "info"))
+    worker, level = printable(str(line.get("worker", "-"))), str(line.get("level", "info"))
     number = sum(map(ord, worker)) if not worker[1:].isdigit() else int(worker[1:])
     text = Text(line["at"][11:19] + " ", style="dim")
     text.append(worker[:WHO].ljust(WHO), style="bold" if worker == "driver" else COLOURS[number % len(COLOURS)])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgbatch.errors import DgbatchError
 from dgbatch.runner.terminal.plain import plural as plural
+from dgbatch.runner.terminal.plain import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -34,12 +35,12 @@ def print_error(error: DgbatchError, as_json: bool = False) -> None:
     if as_json:
         print_json({"error": {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}})
     if not sys.stderr.isatty():
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return
     from rich.console import Console
 
     screen = Console(stderr=True, highlight=False, markup=False)
-    for line in f"error: {error}".splitlines():
+    for line in printable(f"error: {error}").splitlines():
         screen.print(painted(line), soft_wrap=True)
 
 
@@ -79,12 +80,12 @@ def show(*things: RenderableType) -> None:
     """For people, on standard output; as wide as it needs to be where no terminal cuts it."""
     screen = console()
     for thing in things:
-        screen.print(thing, soft_wrap=isinstance(thing, str))
+        screen.print(printable(thing) if isinstance(thing, str) else thing, soft_wrap=isinstance(thing, str))
 
 
 def say(line: str) -> None:
     """For people, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -114,8 +115,8 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 def console() -> Console:
     from rich.console import Console
 
-    screen = Console(highlight=False, markup=False)
-    return screen if screen.is_terminal else Console(highlight=False, markup=False, width=10_000)
+    screen = Console(highlight=False, markup=False, emoji=False)  # or an id a:100:b would be shown as another one
+    return screen if screen.is_terminal else Console(highlight=False, markup=False, emoji=False, width=10_000)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> Table:
@@ -126,9 +127,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        made.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
+        made.add_column(Text(printable(name)), justify="right" if name in right else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(Text(shown(value)) for value in row))
+        made.add_row(*(Text(printable(shown(value))) for value in row))
     return made
 
 

@@ -52,7 +52,7 @@ def plan(
                 "expected": made.expected,
                 "shards": len(made.shards),
                 "files": [{"name": file.name, "bytes": file.bytes, "rows": file.rows} for file in made.files],
-                "in_flight": _noted(spec.public()["output"]["path"]),
+                "in_flight": _noted(spec.output.path),
                 "fingerprint": fingerprint(spec, made),
                 "run": {"state": found.state, "done": found.done, "changed": found.changed},
                 "preview": [
@@ -111,6 +111,7 @@ def _show(job: str, spec: JobSpec, made: Plan, found: Outlook, prompts: list[Ren
 
     from dgbatch.cli.curve import in_flight
     from dgbatch.cli.output import console, plural, short
+    from dgbatch.runner.terminal.plain import printable
 
     screen = console()
     each = f" x {made.samples} samples = {made.expected:,} completions" if made.samples > 1 else ""
@@ -121,20 +122,21 @@ def _show(job: str, spec: JobSpec, made: Plan, found: Outlook, prompts: list[Ren
     path = spec.public()["output"]["path"]
     screen.print(f"output: {short(path)}: {_finds(found, made)}")
     for line in found.changed:
-        screen.print(f"  {line}")
-    for line in in_flight(_noted(path)):
+        screen.print(f"  {printable(line)}")
+    for line in in_flight(_noted(spec.output.path)):
         screen.print(f"in flight when it ran: {line}")
     for prompt in prompts:
+        name = printable(prompt.id)
         tokens = "" if prompt.tokens is None else f", {plural(prompt.tokens, 'token')}"
         if prompt.error:
-            screen.print(f"{prompt.id}: would be quarantined: {prompt.error}")
+            screen.print(f"{name}: would be quarantined: {printable(prompt.error)}")
         else:
-            text = prompt.text.rstrip("\n")
+            text = printable(prompt.text.rstrip("\n"))
             if len(text) > MOST_CHARACTERS:
                 text = f"{text[:MOST_CHARACTERS]}\n... and {plural(len(text) - MOST_CHARACTERS, 'character')} more"
-            screen.print(Panel(Text(text), title=f"{prompt.id}{tokens}", title_align="left", width=80))
+            screen.print(Panel(Text(text), title=Text(f"{name}{tokens}"), title_align="left", width=80))
             if prompt.generation:
                 said = ", ".join(f"{name}={dumps(value)}" for name, value in prompt.generation.items())
-                screen.print(f"{prompt.id} overrides: {said}")
+                screen.print(f"{name} overrides: {printable(said)}")
     new_run = " --new-run" if found.state == "refused" else ""
     screen.print(f"run it: dgbatch submit {job}{new_run}")

@@ -46,7 +46,9 @@ def _cell(value: Any, most: int | None) -> str:
     """As SQL has it: a number may be a year or an id, so its digits stay together."""
     if value is None:
         return "-"
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    from dgbatch.runner.terminal.plain import printable
+
+    text = printable(f"{value:.4g}" if isinstance(value, float) else str(value))
     return text if most is None or len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
@@ -67,11 +69,13 @@ def _record(number: int, columns: list[str], row: list[str]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from dgbatch.runner.terminal.plain import printable
+
     made = Table(title=f"row {number}", title_justify="left", title_style="bold", box=None, show_header=False)
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
     for name, text in zip(columns, row, strict=True):
-        made.add_row(name, Text(text))
+        made.add_row(Text(printable(name)), Text(text))
     return made
 
 

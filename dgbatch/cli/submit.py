@@ -47,7 +47,7 @@ def submit(
             raise type(error)(f"{error}\nresume: {shlex.join(again)}") from error
     if as_json:
         print_json({**done.status.to_json(), "run": done.run.path, "exit_code": done.exit_code})
-    screen = Console(stderr=as_json, highlight=False)
+    screen = Console(stderr=as_json, highlight=False, emoji=False)
     for part in summary(done):
         screen.print(part, soft_wrap=isinstance(part, str), markup=False)
     raise typer.Exit(done.exit_code)

@@ -26,17 +26,20 @@ Repair = Annotated[
 def verify(run: RunFolder, replay: Replay = 0, repair: Repair = False, json: AsJson = False) -> None:
     """Check a run by id against its input, and every file against its checksum.
 
-    Exit code 4 when it does not hold.
+    Exit code 4 when it does not hold; with --repair 5 while somebody works on the run.
     """
+    from contextlib import nullcontext
+
     from dgbatch.cli.output import counting, plural, print_json, say, show
     from dgbatch.runner.repair import repair as forget
     from dgbatch.runner.replay import replay as generate_again
     from dgbatch.runner.run_folder import Run
     from dgbatch.runner.spec import hiding_secrets
+    from dgbatch.runner.storage.lock import lock
     from dgbatch.runner.verify import verify as prove
 
     opened = Run.open(run)
-    with hiding_secrets(opened.spec):
+    with hiding_secrets(opened.spec), lock(opened.path) if repair else nullcontext():
         with counting("shards verified") as tell:
             proof = prove(opened, tell)
         if replay:

@@ -36,6 +36,8 @@ def export(run: Run, target: str, fmt: str) -> int:
     """
     if fmt not in EXPORTS:
         raise OutputError(f"export: the format {fmt!r} is not known. It is one of {', '.join(EXPORTS)}.")
+    if "://" in target:
+        raise OutputError(f"export: {target}: a file is written to a disk, not into a store. Give a path.")
     if os.path.lexists(target):
         raise OutputError(f"export: {target} exists. Remove it, or choose another name.")
     ledger = run.ledger()

@@ -35,12 +35,20 @@ def outlook(spec: JobSpec, plan: Plan) -> Outlook:
             return Outlook("new")
         run = Run.open(path)
         ledger = run.ledger()
+        gone = run.gone(ledger) if run.succeeded else []
     except OSError as error:
         return Outlook("refused", changed=(f"{path} cannot be read: {error.strerror or error}",))
     except DgbatchError as error:
         return Outlook("refused", changed=(str(error),))
     if run.fingerprint != fingerprint(spec, plan):
         return Outlook("refused", ledger.tally.rows, tuple(differences(run, spec, plan)))
+    if gone:
+        more = f", and {len(gone) - 1:,} more" if len(gone) > 1 else ""
+        return Outlook(
+            "refused",
+            ledger.tally.rows,
+            (f"it was complete, and files of it are gone: {gone[0]}{more}; dgbatch verify says what to do",),
+        )
     return Outlook("complete" if run.succeeded else "resumes", ledger.tally.rows)
 
 

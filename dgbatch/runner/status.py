@@ -28,6 +28,7 @@ STATES: dict[str, State] = {
     "completed": "completed",
     "failed": "failed",
     "cancelled": "cancelled",
+    "repaired": "failed",  # complete it is not any more; its reason says what to do
 }
 
 

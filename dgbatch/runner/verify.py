@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dgbatch.errors import InputError, OutputError, RowError
+from dgbatch.errors import InputError, OutputError, RowError, StoreFailed, of_os_error
 from dgbatch.runner import formats, source
 from dgbatch.runner.commits import Commit, FileRecord, list_records, read_commit, shard_of
 from dgbatch.runner.generation import RowSettings
@@ -180,12 +180,16 @@ def read_file(
 ) -> pa.Table | None:
     """Rows of one file, whole or these columns of them; None where they cannot be had.
 
-    Says in `faults` how the file differs from its record.
+    Says in `faults` how the file differs from its record. Raises StoreFailed or OutputError where that cannot be known.
     """
     if record is None:
         return None
     try:
         raw = run.folder.get(record.name)
+    except StoreFailed:  # it may well be as it was written: nobody can say now
+        raise
+    except PermissionError as error:
+        raise of_os_error(error, f"{run.folder.at(record.name)}: cannot be read", "Check its permissions.") from error
     except OSError as error:
         faults.append(f"{record.name}: {error.strerror}")
         return None

@@ -80,3 +80,22 @@ def test_runs_of_other_rows_are_compared_without_a_traceback(capfd, runs, make_j
     left = dgbatch(capfd, "diff", runs[0], strange.path)
     assert left.code == 0
     assert "No id is in both runs, so no row can be compared: A has rows like 'r0', B like 'x'." in left.out
+
+
+def test_page_is_written_over_a_page_of_ours_and_over_nothing_else(capfd, runs, tmp_path):
+    page, thesis = tmp_path / "diff.html", tmp_path / "thesis.html"
+    for _ in range(2):
+        assert dgbatch(capfd, "diff", runs[0], runs[2], "--html", str(page)).code == 0
+    thesis.write_text("my thesis")
+    left = dgbatch(capfd, "diff", runs[0], runs[2], "--html", str(thesis))
+    assert (left.code, thesis.read_text()) == (2, "my thesis") and "is no diff of dgbatch" in left.err
+
+
+@pytest.mark.parametrize("command", [("report", "--out"), ("diff", "--html"), ("export",)])
+def test_file_of_a_uri_is_refused_and_no_folder_is_made_of_it(capfd, runs, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    name, *option = command
+    left = dgbatch(capfd, name, runs[0], *runs[2:] * (name == "diff"), *option, "s3://bucket/x.jsonl")
+    assert left.code == 2 and "not into a store" in left.err
+    assert sorted(tmp_path.iterdir()) == before

@@ -129,3 +129,17 @@ def test_every_token_of_a_film_has_a_text_and_special_ones_are_named(engine: Eng
     assert dict(told.pieces) == {id: names[id] for id in shown}
     assert told.special == {id for id in shown if names[id] in tiny.SPECIAL}
     assert told.special
+
+
+def test_a_canvas_of_very_many_steps_is_not_filmed_nor_what_comes_after_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (whole,) = engine.generate([filmed(PROMPTS[1])])
+    first, second, *_ = (len(canvas.frames) for canvas in film_of(whole).canvases)
+    for frames, canvases in ((first + second, 2), (first + second - 1, 1), (first, 1)):
+        monkeypatch.setattr(film, "FRAMES", frames)
+        (short,) = engine.generate([filmed(PROMPTS[1])])
+        assert (short, film_of(short).canvases) == (whole, film_of(whole).canvases[:canvases])
+    monkeypatch.setattr(film, "FRAMES", first - 1)
+    (none,) = engine.generate([filmed(PROMPTS[1])])
+    assert (none, none.film) == (whole, None)

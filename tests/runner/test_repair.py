@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dgbatch.errors import RunLocked
 from dgbatch.runner.commits import COMMITS
 from dgbatch.runner.repair import repair
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.spec import load_job
-from dgbatch.runner.storage.lock import lock
+from dgbatch.runner.status import status_of
 from dgbatch.runner.verify import verify
 from tests.runner.conftest import JOB, prompts
 from tests.runner.small_run import commit_all, new_run, record_path, write_attempt
@@ -67,15 +65,8 @@ def test_every_record_of_a_damaged_shard_goes_and_none_of_another(tmp_path):
     assert repair(run, verify(run)) == [1]
     assert [path.name for path in sorted(record_path(run, 0).parent.iterdir())] == ["000000.json", "000002.json"]
     assert run.events()[-1]["kind"] == "repaired" and run.events()[-1]["shards"] == [1]
-
-
-def test_run_somebody_works_on_is_not_repaired(tmp_path):
-    run = finished(tmp_path)
-    record_path(run, 0).write_bytes(b"{}")
-    proof = verify(run)
-    with lock(run.path), pytest.raises(RunLocked):
-        repair(run, proof)
-    assert run.succeeded
+    status = status_of(run)
+    assert (status.state, status.reason) == ("failed", "1 damaged shard forgotten; submit again to make them anew")
 
 
 def test_files_that_a_record_names_and_nobody_finds_are_gone(tmp_path):

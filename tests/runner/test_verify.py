@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dgbatch.errors import DgbatchError, InputError, OutputError
+from dgbatch.errors import DgbatchError, InputError, OutputError, StoreFailed
 from dgbatch.runner.commits import COMMITS, Commit
 from dgbatch.runner.layout import PLAN, RUN
 from dgbatch.runner.run_folder import Run
@@ -442,4 +443,26 @@ def test_a_run_whose_plan_was_changed_is_refused(fresh: Callable[[], Run]) -> No
     table = pq.read_table(pa.BufferReader(run.folder.get(PLAN)))
     pq.write_table(table.slice(0, 2), run.folder.at(PLAN))
     with pytest.raises(OutputError, match="was changed"):
+        verify(run)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(StoreFailed(errno.EIO, "the store cannot be reached"), "the store cannot be reached"),
+     (PermissionError(errno.EACCES, "Permission denied"), "Check its permissions")],
+)  # fmt: skip
+def test_a_file_that_nobody_can_read_now_is_an_error_and_no_damage(
+    fresh: Callable[[], Run], monkeypatch: pytest.MonkeyPatch, error: OSError, said: str
+) -> None:
+    """What is damaged, `--repair` lets go of."""
+    run = fresh()
+    get = run.folder.get
+
+    def away(name: str) -> bytes:
+        if name.startswith("data/"):
+            raise error
+        return get(name)
+
+    monkeypatch.setattr(run.folder, "get", away)
+    with pytest.raises(DgbatchError, match=said):
         verify(run)

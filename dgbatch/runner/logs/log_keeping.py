@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
     from dgbatch.runner.storage.folder import Folder
 
 MOST_CHUNKS = 1000  # of earlier submits, 250 MiB at most: before another one begins the oldest submits go
+ROOM_S = 10.0  # for that, of a submit that waits: the next one goes on
 MOST_LAST_WORDS = 2000  # lines
 
 
-def make_room(folder: Folder) -> None:
-    """Before a submit: the logs of the oldest ones go, whole, while all together are too many."""
+def make_room(folder: Folder, limit_s: float = ROOM_S) -> None:
+    """Before a submit: the logs of the oldest ones go, whole, while all together are too many and there is time."""
+    end = time.monotonic() + limit_s
     names = folder.list(LOGS)
     chunks = Counter(name.rpartition("/")[2].split(".")[0] for name in names)
     over = len(names) - MOST_CHUNKS
@@ -32,6 +35,8 @@ def make_room(folder: Folder) -> None:
         for name in names:
             if name.startswith(f"{LOGS}/{submit}."):
                 folder.delete(name)
+                if time.monotonic() > end:
+                    return
 
 
 def put_last_words(folder: Folder, left: Left, ids: LogIds, redaction: Redaction) -> None:

@@ -213,16 +213,16 @@ def opened_at(submit: str) -> str:
 
 def since(text: str, now: datetime | None = None) -> str:
     """`10m`, `2h`, `1d`, or a date and time in UTC -> as in `at`. Raises OptionError."""
-    if found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip()):
-        begin = (now or datetime.now(timezone.utc)) - timedelta(seconds=float(found[1]) * UNITS[found[2]])
-    else:
-        try:
+    try:
+        if found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip()):
+            begin = (now or datetime.now(timezone.utc)) - timedelta(seconds=float(found[1]) * UNITS[found[2]])
+        else:
             begin = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
-        except ValueError:
-            raise OptionError(
-                f"--since {text}: not a time. Give 90s, 10m, 2h, 1d, or a time in UTC such as 2026-11-21T16:30."
-            ) from None
-        begin = begin.replace(tzinfo=timezone.utc) if begin.tzinfo is None else begin.astimezone(timezone.utc)
+            begin = begin.replace(tzinfo=timezone.utc) if begin.tzinfo is None else begin.astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        raise OptionError(
+            f"--since {text}: not a time. Give 90s, 10m, 2h, 1d, or a time in UTC such as 2026-11-21T16:30."
+        ) from None
     return begin.isoformat(timespec="milliseconds")
 
 

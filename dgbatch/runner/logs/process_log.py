@@ -186,8 +186,9 @@ class ProcessLog(logging.Handler):
 def driver_log(ids: LogIds) -> Iterator[LogIds]:
     """What this process logs inside the block goes into the run, and what workers on this machine left at its end."""
     log = None
-    with suppress(Exception):  # a run without a log is better than none
+    with suppress(Exception):  # who may not delete may still write
         make_room(open_folder(ids.path))
+    with suppress(Exception):  # a run without a log is better than none
         log = ProcessLog(ids, DRIVER).open()
         log.forget_stale()
     try:

@@ -45,8 +45,14 @@ class Spool:
         self.folder = _private(Path(tempfile.gettempdir(), f"dgbatch-logs-{os.getuid()}"))
         self.folder = _private(self.folder / hashlib.sha256(run_path.encode()).hexdigest()[:16])
         self.stem = stem
-        self._lock = os.open(self.folder / f"{stem}.lock", os.O_WRONLY | os.O_CREAT, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path = self.folder / f"{stem}.lock"
+        while True:
+            self._lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._lock), path.stat()):
+                    return
+            os.close(self._lock)  # somebody took it for that of a dead process before it was held
 
     def raw(self, number: int) -> Path:
         return self.folder / f"{self.stem}.{number}.raw"

@@ -41,7 +41,7 @@ class Floor:
         """The same counters, with the floor of all steps so far."""
         now = (stats.steps, stats.canvas_tiles, stats.prefix_tokens)
         steps, canvases, tokens = (new - old for new, old in zip(now, self._seen, strict=True))
-        if steps:
+        if steps and canvases:  # the engine goes on counting while we read: it may be between the two
             self._seen = now
             one = roofline.denoise(self.shape, self.device, self.form, canvases / steps, tokens / canvases)
             self._floor_s += steps * roofline.seconds(one)

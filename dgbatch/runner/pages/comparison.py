@@ -155,7 +155,8 @@ def _quality(a: Status, b: Status, quality_a: Quality, quality_b: Quality) -> li
     ]
     codes = _codes(a), _codes(b)
     found += [
-        Measure(f"  {code}", codes[0].get(code, 0), codes[1].get(code, 0), "count", -1) for code in _names(*codes)
+        Measure(f"  {code}", _rows_of(code, codes[0]), _rows_of(code, codes[1]), "count", -1)
+        for code in _names(*(of or {} for of in codes))
     ]
     if a.judged or b.judged:
         shares = [_share(each.tally.accepted, each.tally.ok) if each.judged else None for each in (a, b)]
@@ -197,8 +198,14 @@ def _phases(run: Run) -> Counter[str]:
     return seconds
 
 
-def _codes(status: Status) -> dict[str, int]:
-    return dict(status.tally.sums.quarantined)
+def _codes(status: Status) -> dict[str, int] | None:
+    """Rows by error code; None where records of an older version do not say."""
+    codes = dict(status.tally.sums.quarantined)
+    return codes if sum(codes.values()) == status.tally.quarantined else None
+
+
+def _rows_of(code: str, codes: Mapping[str, int] | None) -> int | None:
+    return None if codes is None else codes.get(code, 0)
 
 
 def _names(*tables: Iterable[str]) -> list[str]:

@@ -15,17 +15,20 @@ import jinja2
 from dgbatch.errors import of_os_error
 from dgbatch.runner.difference import setting_text
 from dgbatch.runner.pages.comparison import change, number
+from dgbatch.runner.pages.page import refuse_foreign
 from dgbatch.runner.terminal.words import around, word_difference
 
 if TYPE_CHECKING:
     from dgbatch.runner.pages.comparison import Comparison
 
 HERE = Path(__file__).parent
+MARK = '<meta name="generator" content="dgbatch diff">'  # of diff.html
 LONGEST = 4_000  # characters of an example
 
 
 def write_page(found: Comparison, path: str) -> None:
-    """Write the page to this file, in place of what was there. Raises OutputError where it cannot be."""
+    """Write the page to this file. Raises OutputError where it cannot be, or a file is there that is none of ours."""
+    refuse_foreign("--html", path, MARK, "diff")
     beside = f"{path}.{os.getpid()}.partial"
     try:
         Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)

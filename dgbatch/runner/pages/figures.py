@@ -15,6 +15,7 @@ from dgbatch.runner.sums import BOUNDS, Sums
 
 if TYPE_CHECKING:
     from dgbatch.runner.commits import Commit
+    from dgbatch.runner.ledger import Tally
     from dgbatch.runner.run_folder import Run
 
 SLOWEST_SHARDS = 5
@@ -109,7 +110,7 @@ def figures(run: Run, price_per_gpu_hour: float | None = None, now: datetime | N
         lives=tuple(workers),
         counts=counts,
         distributions=_distributions(counts, ledger.tally.sums, run.spec.output.metrics),
-        revised_tokens=_revised(counts, ledger.tally.sums, run.spec.output.metrics),
+        revised_tokens=_revised(counts, ledger.tally, run.spec.output.metrics),
         slowest_shards=tuple(sorted(commits, key=_per_row, reverse=True)[:SLOWEST_SHARDS]),
         cost=_cost(run, workers, price_per_gpu_hour),
         events=tuple(events),
@@ -129,10 +130,11 @@ def _distributions(counts: RowCounts, sums: Sums, measured: bool) -> Distributio
     )
 
 
-def _revised(counts: RowCounts, sums: Sums, measured: bool) -> int | None:
+def _revised(counts: RowCounts, tally: Tally, measured: bool) -> int | None:
     if measured:
         return counts.revised_tokens
-    return sums.revised_tokens if sums else None
+    of_all_rows = tally.sums.row_duration_s.count == tally.ok  # records of older versions say nothing of theirs
+    return tally.sums.revised_tokens if of_all_rows else None
 
 
 def _per_row(commit: Commit) -> float:

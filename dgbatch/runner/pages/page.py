@@ -55,10 +55,10 @@ def write_report(
 ) -> Written:
     """Write the page into the run, or to this file. Raises OutputError where it cannot be, or a file is not ours."""
     if out is not None:
-        _refuse_foreign(out)
+        refuse_foreign("--out", out, MARK, "report")
     try:
         found = figures(run, price_per_gpu_hour, now)
-        page = render(run, found).encode()
+        page = render(run, found).encode("utf-8", "replace")  # the name of a file may be no text
     except OSError as error:
         raise of_os_error(error, f"{run.path}: cannot be read", "Check its permissions.") from error
     if out is None:
@@ -175,17 +175,19 @@ def _happened(found: Figures) -> list[Mapping[str, Any]]:
     return [event for event in found.events if event.get("kind") not in DULL][-MOST_EVENTS:]
 
 
-def _refuse_foreign(out: str) -> None:
-    """OutputError for a file that is there and is no report: it may be somebody's only copy."""
+def refuse_foreign(option: str, path: str, mark: str, kind: str) -> None:
+    """OutputError for a URI, and for a file that is there without this mark: it may be somebody's only copy."""
+    if "://" in path:
+        raise OutputError(f"{option} {path}: a page is written to a disk, not into a store. Give a path.")
     try:
-        with open(out, "rb") as file:
-            if MARK.encode() in file.read(HEAD_BYTES):
+        with open(path, "rb") as file:
+            if mark.encode() in file.read(HEAD_BYTES):
                 return
     except FileNotFoundError:
         return
     except OSError as error:
-        raise of_os_error(error, f"--out {out}: cannot be written", "Choose another name.") from error
-    raise OutputError(f"--out {out}: exists and is no report of dgbatch. Remove it, or choose another name.")
+        raise of_os_error(error, f"{option} {path}: cannot be written", "Choose another name.") from error
+    raise OutputError(f"{option} {path}: exists and is no {kind} of dgbatch. Remove it, or choose another name.")
 
 
 def _put(out: str, page: bytes) -> None:

@@ -31,7 +31,14 @@ def in_parts(run: Run, kind: str, ledger: Ledger) -> Iterator[Ask]:
     for part in parts(records):
         with explained(run), duckdb.connect(":memory:", config=CLOSED) as connection:
             connection.register("rows", files(run, kind, part, for_duckdb=True))
-            yield lambda query, values=(): connection.execute(query, values).fetchall()
+
+            def ask(
+                query: str, values: Sequence[Any] = (), connection: duckdb.DuckDBPyConnection = connection
+            ) -> list[tuple[Any, ...]]:
+                with explained(run):  # who asks is outside the block above
+                    return connection.execute(query, values).fetchall()
+
+            yield ask
 
 
 def parts(records: Sequence[FileRecord], rows: int = PART_ROWS, most: int = PART_FILES) -> Iterator[list[FileRecord]]:

@@ -25,12 +25,15 @@ class Recipe:
 def recipe(run: Run, events: Any) -> Recipe:
     """Of this run. The job has the run's fingerprint as long as the input files are the same."""
     public = run.info["spec"]
+    job = _said(public)
+    if public.get("metrics", {}).get("port", 0) is None:  # the one null that is not what a job has without the key
+        job["metrics"]["port"] = None
     name, found = public["name"], run.info.get("versions", {})
     package = f"dgbatch=={found['dgbatch']}" if "dgbatch" in found else "dgbatch"
     submitted = [event["command"] for event in events if event.get("kind") == "started" and event.get("command")]
     file, again = f"{name}.yaml", f"runs/{name}-again"
     return Recipe(
-        job=yaml.safe_dump(_said(public), sort_keys=False, allow_unicode=True, width=10_000),
+        job=yaml.safe_dump(job, sort_keys=False, allow_unicode=True, width=10_000),
         submitted=str(submitted[-1]) if submitted else "",
         commands=(
             f"pip install {shlex.quote(package)}",

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from dgbatch.runner.progress import Progress
 from dgbatch.runner.terminal.live import frame
-from dgbatch.runner.terminal.plain import plain_line
+from dgbatch.runner.terminal.plain import plain_line, printable
 from dgbatch.runner.terminal.screen import Screen
 
 PLAIN_EVERY_S = 10.0  # seconds between two plain lines
@@ -76,7 +76,7 @@ class PlainLines(Display):
         fresh_note = bool(progress.note) and progress.note != self._last_note
         due = self._last_line_at is None or now - self._last_line_at >= PLAIN_EVERY_S
         if fresh_note or (due and progress.state == "in_progress"):
-            _print(plain_line(progress), self._console.file, self._of_job)  # type: ignore[arg-type]  # an IO[str]
+            _print(printable(plain_line(progress)), self._console.file, self._of_job)  # type: ignore[arg-type]  # an IO[str]
             self._last_line_at, self._last_note = now, progress.note
 
 

@@ -14,7 +14,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from dgbatch.runner.progress import Problem, Progress, WorkerView
-from dgbatch.runner.terminal.plain import clock, plural, rate, steps
+from dgbatch.runner.terminal.plain import clock, plural, printable, rate, steps
 
 NARROW = 60  # columns: below, what stood side by side stands in lines of its own
 SILENT_S = 10.0  # a worker at work that has made no step for so long is pointed at
@@ -248,6 +248,8 @@ def _flow(parts: Sequence[Text], gap: int, width: int) -> list[Text]:
 
 
 def _fit(line: Text, width: int, ascii_only: bool) -> Text:
+    if (said := printable(line.plain).replace("\n", " ")) != line.plain:
+        line.plain = said
     if ascii_only and not line.plain.isascii():
         line.plain = line.plain.encode("ascii", "replace").decode()
     if line.cell_len <= width:

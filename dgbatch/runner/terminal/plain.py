@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 from dgbatch.runner.progress import Progress
+
+# What moves a terminal's cursor or turns the direction of a text; and half a surrogate pair, which no terminal takes.
+MOVES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Nothing in it moves the cursor but the end of a line: what rows, ids and errors hold goes to a terminal."""
+    text = text.replace("\r\n", "\n").replace("\t", " ")
+    return MOVES.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def clock(seconds: float | None) -> str:

@@ -7,7 +7,8 @@ import re
 from typing import Literal
 
 WORD = re.compile(r"\w+|\s+|[^\w\s]")
-MOST_WORDS = 3_000  # of each text; behind them texts are compared no more
+MOST_WORDS = 1_000  # of each text; behind them texts are compared no more
+FEW_WORDS = 300  # so few may begin to be alike at a space; of more, that took a minute
 Side = Literal["same", "a", "b"]
 Part = tuple[Side, str]
 
@@ -19,7 +20,8 @@ def word_difference(a: str, b: str) -> list[Part]:
     words_a, rest_a = _words(a)
     words_b, rest_b = _words(b)
     parts: list[Part] = []
-    for what, i, j, k, n in difflib.SequenceMatcher(None, words_a, words_b, autojunk=False).get_opcodes():
+    skipped = str.isspace if max(len(words_a), len(words_b)) > FEW_WORDS else None
+    for what, i, j, k, n in difflib.SequenceMatcher(skipped, words_a, words_b, autojunk=False).get_opcodes():
         if what == "equal":
             parts.append(("same", "".join(words_a[i:j])))
             continue

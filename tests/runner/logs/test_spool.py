@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from pathlib import Path
@@ -47,3 +48,20 @@ def test_folder_that_others_can_read_is_not_used(tmp_path):
     (tmp_path / f"dgbatch-logs-{os.getuid()}").mkdir(mode=0o755)
     with pytest.raises(PermissionError, match="not a private folder"):
         Spool("run", "s.w0.a")
+
+
+def test_process_whose_lock_was_taken_for_that_of_a_dead_one_gets_another(monkeypatch):
+    ours, lock = Spool("run", "s.w1.b"), fcntl.flock
+
+    def late(handle: int, how: int) -> None:
+        """Between opening the file and holding it, somebody finds it free and removes it."""
+        monkeypatch.setattr(fcntl, "flock", lock)
+        (left,) = ours.left()
+        left.remove()
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    theirs = Spool("run", "s.w0.a")
+    assert (ours.others(), list(ours.left())) == (["s.w0.a"], [])
+    os.close(theirs._lock)
+    assert [left.stem for left in ours.left()] == ["s.w0.a"]

@@ -54,3 +54,12 @@ def test_without_a_model_or_a_format_or_memory_there_is_no_floor(engine: SimpleN
     engine.format = "float16"
     assert Floor.of(engine) is None
     assert Floor.of(SimpleNamespace()) is None
+
+
+def test_a_step_whose_canvases_are_not_counted_yet_is_looked_at_later(engine: SimpleNamespace) -> None:
+    """The engine's thread counts one after the other, and another one reads."""
+    floor, other = Floor.of(engine), Floor.of(engine)
+    assert floor is not None and other is not None
+    assert floor.add(EngineStats(steps=1)).floor_s == 0.0
+    whole = EngineStats(steps=1, canvas_tiles=4, prefix_tokens=4096)
+    assert floor.add(whole).floor_s == other.add(whole).floor_s > 0

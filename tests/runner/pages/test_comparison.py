@@ -12,6 +12,7 @@ from dgbatch.runner.pages import row_difference as rows
 from dgbatch.runner.pages.comparison import Measure, change, compare, number
 from dgbatch.runner.pages.row_difference import RowDifference
 from dgbatch.runner.run_folder import Run
+from dgbatch.runner.sums import NOTHING
 from tests.runner.conftest import make_job, prompts
 from tests.runner.small_run import commit_all, completion, new_run, write_attempt
 
@@ -177,3 +178,12 @@ def test_damaged_file_is_an_error_that_says_how_to_find_it(make):
         OutputError, match=rf"the rows cannot be read: .*dgbatch verify {a.path}, and dgbatch verify {b.path}"
     ):
         compare(a, b)
+
+
+def test_codes_of_a_run_whose_records_do_not_tell_them_are_not_known(make):
+    """Records of an older version have no sums."""
+    a, b = make("a"), commit_all(make("b"), bad=lambda row_id: row_id == "r1")
+    for shard in a.plan.shards:
+        assert a.commit(replace(write_attempt(a, shard, bad=lambda row_id: row_id in ("r1", "r2")), sums=NOTHING))
+    lines = {each.name: (each.a, each.b) for each in compare(a, b).quality}
+    assert (lines["in quarantine"], lines["  prompt_too_long"]) == ((2, 1), (None, 1))

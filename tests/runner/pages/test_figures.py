@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from dgbatch.runner.pages import parts
 from dgbatch.runner.pages.figures import Figures, figures
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.storage.lock import lock
+from dgbatch.runner.sums import NOTHING
 from tests.runner.conftest import MakeJob
 from tests.runner.made_up import NIGHT_S, made_up_job, made_up_run
-from tests.runner.small_run import commit_all, new_run
+from tests.runner.small_run import commit_all, new_run, write_attempt
 
 Rows = Callable[[int], pa.Table]
 RULES = "[{equals: answer}]"
@@ -197,3 +199,19 @@ def test_columns_with_any_name_are_quoted(make_job: MakeJob):
     lost = new_run(make_job(odd, "input.id=id", rules, "output.path=lost"))
     commit_all(lost, bad=lambda row_id: True)
     assert figures(lost).counts.examples["prompt_too_long"][0].row.startswith('an "odd" name: x')
+
+
+def test_a_file_that_is_damaged_is_an_error_that_says_how_to_find_it(tmp_path):
+    run = made_up_run(made_up_job(tmp_path, 100))
+    data = Path(run.path, run.ledger().data[0].name)
+    data.write_bytes(data.read_bytes()[:-200])
+    with pytest.raises(OutputError, match=rf"the run cannot be read: .*dgbatch verify {run.path}"):
+        figures(run)
+
+
+def test_self_corrections_are_not_told_where_some_records_do_not_say(make_job: MakeJob, some_rows: Rows):
+    run = new_run(make_job(some_rows(8), "input.id=id", "workers.shard_rows=4"))
+    first, second = run.plan.shards
+    assert run.commit(write_attempt(run, first))
+    assert run.commit(replace(write_attempt(run, second), sums=NOTHING))
+    assert figures(run).revised_tokens is None

@@ -271,3 +271,9 @@ def test_numbers_are_as_people_write_them():
         "1,234,567", "1.50", "14.0", "0.0123", "123", "–", "3",
     ]  # fmt: skip
     assert [page.hours(value) for value in (0, 0.01234, 12.345)] == ["0", "0.012", "12.35"]
+
+
+def test_an_error_that_names_a_file_whose_name_is_no_text_is_told(make_job: MakeJob, some_rows: Rows):
+    run = new_run(make_job(some_rows(4), "input.id=id"))
+    run.event("failed", reason="prompts-\udcff.parquet: no such file")
+    assert "prompts-?.parquet: no such file" in read(run).sections["top"]

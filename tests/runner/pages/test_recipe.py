@@ -62,3 +62,9 @@ def test_what_was_typed_last_is_kept_with_its_overrides(make_job: MakeJob, some_
         {"kind": "started"},
     ]
     assert recipe(new_run(make_job(some_rows(1))), events).submitted == "dgbatch submit a.yaml --set workers.count=2"
+
+
+def test_an_endpoint_that_the_job_did_not_want_is_not_wanted_again(make_job: MakeJob, some_rows: Rows, tmp_path: Path):
+    run = new_run(make_job(some_rows(4), "metrics.port=null"))
+    (tmp_path / "again.yaml").write_text(recipe(run, ()).job)
+    assert load_job(tmp_path / "again.yaml").metrics.port is None

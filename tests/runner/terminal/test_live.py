@@ -131,3 +131,12 @@ def test_marks_tell_the_phases_apart_without_colour():
     cells = bar.split("  ")[1]
     assert {mark: cells.count(mark) for mark in "█▓▒░"} == {"█": 13, "▓": 2, "▒": 1, "░": 1}
     assert "█ denoise 77%  ▓ prefill 12%  ▒ sample 8%  ░ waiting 4%" in bar
+
+
+def test_nothing_of_a_row_moves_the_cursor():
+    """An id stands in the line of a row that kills its worker, and a note may have two lines."""
+    problem = Problem("2026-11-21T16:40:02+00:00", "row \x1b[2J of shard 3 kills its worker")
+    lines = drawn(replace(WORKING, problems=(problem,), note="a\x1b[2J\nb"), 80, 24)
+    assert any(r"row \x1b[2J of shard 3" in line for line in lines)
+    assert r"a\x1b[2J b" in lines[-1]
+    assert not any("\x1b" in line or "\n" in line for line in lines)

@@ -36,3 +36,13 @@ def test_what_both_share_is_cut_to_what_is_around_a_difference():
     assert around(parts, 96) == [("same", " ... " + "x" * 12), ("a", "old"), ("b", "new"), ("same", "y" * 12 + " ... ")]
     assert around([("a", "z" * 200)], 96) == [("a", "z" * 96 + " ...")]
     assert around([("same", "short"), ("a", "old")], 96) == [("same", "short"), ("a", "old")]
+
+
+def test_long_texts_that_share_no_word_are_not_searched_space_by_space():
+    """Of 1,500 words that takes more than a minute."""
+    a, b = (" ".join(f"{letter}{n}" for n in range(1_500)) for letter in "ab")
+    parts = word_difference(a, b)
+    assert [side for side, _ in parts] == ["a", "b", "a", "b"]
+    assert "".join(text for side, text in parts if side == "a") == a
+    apart = word_difference(f"{a} yes.", f"{a} no.")
+    assert ("same", a[:100]) == (apart[0][0], apart[0][1][:100])
