@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dgbatch.errors import OutputError
+from dgbatch.runner.commits import is_part
 from dgbatch.runner.storage.folder import Folder, is_partial, open_folder
 
 OURS = "_dgbatch"
@@ -20,6 +21,7 @@ LOCK = f"{OURS}/lock.json"
 GUARD = f"{OURS}/lock.guard"
 REPORT = f"{OURS}/report.html"
 SUCCESS = "_SUCCESS"
+PARTS = ("data", "quarantine")
 BEFORE_RUN = {PLAN, EVENTS, ATTEMPTS, LOCK, GUARD}  # what may lie in a folder whose run.json was never put
 
 
@@ -42,7 +44,8 @@ def refuse_foreign(path: str) -> None:
 def withdraw(folder: Folder) -> None:
     """Leave nothing of a run that was made and refused before its first commit; the lock on it stays its owner's."""
     folder.delete(RUN)
-    for name in list(_below(folder, OURS)):
+    written = [name for kind in PARTS for name in (*folder.list(kind), *folder.partials(kind)) if _is_rows(name)]
+    for name in [*_below(folder, OURS), *written]:
         if name not in (LOCK, GUARD):
             folder.delete(name)
 
@@ -54,6 +57,11 @@ def _below(folder: Folder, where: str) -> Iterator[str]:
             yield from _below(folder, name.rstrip("/"))
         else:
             yield name
+
+
+def _is_rows(name: str) -> bool:
+    """Whether a worker wrote this before its run was refused."""
+    return is_part(name) or is_partial(name)
 
 
 def _may_be_before(name: str) -> bool:

@@ -145,6 +145,8 @@ def believable(run: Run, found: Verification) -> Ledger:
             commit = read_commit(run.folder, run.fingerprint, name)
             if not ledger.fits(commit):
                 raise OutputError(f"{name}: the plan has no such rows")
+        except OSError as error:
+            raise of_os_error(error, f"{run.folder.at(name)}: cannot be read", "Check its permissions.") from error
         except OutputError as error:
             found.count("checksum_errors", [str(error)])
             found.damaged.update(shard for shard in [shard_of(name)] if shard is not None)

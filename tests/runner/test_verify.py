@@ -23,7 +23,7 @@ from dgbatch.runner.run_folder import Run
 from dgbatch.runner.schema import COMPLETION
 from dgbatch.runner.spec import load_job
 from dgbatch.runner.sums import BOUNDS, NOTHING, Histogram
-from dgbatch.runner.verify import Verification, verify
+from dgbatch.runner.verify import Verification, believable, verify
 from tests.runner.conftest import JOB, prompts
 from tests.runner.small_run import commit_all, forge, new_run, read, record_path, reseal, rewrite, write_attempt
 
@@ -344,6 +344,20 @@ def test_a_file_that_is_no_table_is_found_behind_a_forged_record(fresh: Callable
     assert found is not None
     assert found.examples["checksum_errors"][0].startswith(f"{commit.data.name}: cannot be read: ")
     assert found.missing == 6  # r0, r1, r3 twice each
+
+
+def test_a_record_that_may_not_be_read_is_an_error_with_its_name_and_no_damage(
+    fresh: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = fresh()
+    assert len(run.plan.shards) == SHARDS
+
+    def denied(name: str) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", name)
+
+    monkeypatch.setattr(run.folder, "get", denied)
+    with pytest.raises(OutputError, match=r"000000\.json: cannot be read: Permission denied\. Check its permissions"):
+        believable(run, Verification())
 
 
 def exchanged(run: Run) -> None:

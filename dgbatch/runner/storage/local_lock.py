@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from dgbatch.runner.layout import GUARD, LOCK, OURS
+from dgbatch.runner.layout import GUARD, LOCK, OURS, PARTS
 from dgbatch.runner.storage import lock
 from dgbatch.runner.storage.local_folder import LocalFolder
 from dgbatch.runner.storage.lock import Owner
@@ -116,6 +116,7 @@ def _tidy(folder: LocalFolder, made: list[Path]) -> None:
             if not folder.exists(LOCK):
                 folder.delete(GUARD)
         left = [folder.at(f"{OURS}/{name}") for name in folder.entries(OURS) if name.endswith("/")]  # logs, and such
+        left += [folder.at(name) for name in PARTS if folder.at(name).is_dir()]
         for path in [*left, *made]:
             try:
                 path.rmdir()
