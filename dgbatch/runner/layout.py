@@ -20,7 +20,7 @@ LOCK = f"{OURS}/lock.json"
 GUARD = f"{OURS}/lock.guard"
 REPORT = f"{OURS}/report.html"
 SUCCESS = "_SUCCESS"
-BEFORE_RUN = {PLAN, EVENTS, ATTEMPTS, LOCK, GUARD}  # what may lie in a folder whose run.json was never put
+BEFORE_RUN = {PLAN, EVENTS, ATTEMPTS, LIVE, LOCK, GUARD}  # what may lie in a folder whose run.json was never put
 
 
 def refuse_foreign(path: str) -> None:
