@@ -95,6 +95,7 @@ class Driver:
         self.ledger, self.meter = ledger, meter
         self.spec, self.plan, self.run, self.telling, self.drain_s = spec, plan, run, telling, drain_s
         self.again = again
+        self.tried_again = Tally()  # rounds of retry that are done: one of each shard
         if again:
             self.dispatch = Dispatch([each.queued for each in again.values()], spec.retry.shard_attempts)
         else:
@@ -139,10 +140,7 @@ class Driver:
     @property
     def so_far(self) -> Tally:
         """What is done of what there was to do: of a retry, only its own rows."""
-        if not self.again:
-            return self.tally
-        done = [each.samples for index, each in self.again.items() if self.ledger.has_round(index, each.round)]
-        return Tally(shards=len(done), ok=sum(done))
+        return self.tried_again if self.again else self.tally
 
     # ---- workers come and go
 
@@ -222,6 +220,8 @@ class Driver:
         won = self.run.commit(receipt, self.ledger)
         if won:
             self.meter.committed(receipt, time.monotonic() - started)
+        if (each := self.again.get(receipt.shard)) and self.ledger.has_round(receipt.shard, each.round):
+            self.tried_again += Tally(shards=1, ok=each.samples)
         first, stop = receipt.span or (0, None)
         LOG.info(
             "shard %d%s by %s %s", receipt.shard, "" if stop is None else f", rows {first} to {stop - 1},", actor.name,

@@ -22,7 +22,7 @@ GUARD = f"{OURS}/lock.guard"
 REPORT = f"{OURS}/report.html"
 SUCCESS = "_SUCCESS"
 PARTS = ("data", "quarantine")
-BEFORE_RUN = {PLAN, EVENTS, ATTEMPTS, LOCK, GUARD}  # what may lie in a folder whose run.json was never put
+BEFORE_RUN = {PLAN, EVENTS, ATTEMPTS, LIVE, LOCK, GUARD}  # what may lie in a folder whose run.json was never put
 
 
 def refuse_foreign(path: str) -> None:

@@ -14,6 +14,7 @@ from dgbatch.runner import catalog, export
 from dgbatch.runner import retry as module
 from dgbatch.runner import submit as steps
 from dgbatch.runner.again import Leftover
+from dgbatch.runner.progress import Progress
 from dgbatch.runner.retry import Retried, quarantine
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.status import status_of
@@ -126,6 +127,19 @@ def test_only_rows_of_the_code_that_was_asked_for_are_run(tmp_path, mended):
     assert plain(done.run, "quarantine") == [null_row]
     with pytest.raises(OutputError, match=r"--code prompt_too_long: no row .* It holds: null_prompt \(1\)\."):
         retry(done, "prompt_too_long")
+
+
+def test_progress_of_a_retry_is_about_the_rows_that_it_runs(tmp_path, mended):
+    slow = bad(tmp_path) + " !steps=6"
+    prompts = [slow if i % 4 == 0 else None if i % 4 == 1 else "quick !steps=1" for i in range(24)]
+    done = submit(fake_job(tmp_path, prompts, {"step_s": 0.2}, retry={"max_failed_ratio": 1.0}))
+    mended()
+    seen: list[Progress] = []
+    module.retry(done.run.path, ["prompt_too_long"], on_progress=seen.append, engine=PATH)
+    at_work = [each for each in seen if each.state == "in_progress"]
+    assert {(each.expected, each.shards) for each in at_work} == {(6, 3)}
+    assert {each.rows for each in at_work} <= set(range(7)) and {each.shards_done for each in at_work} > {0}
+    assert all(each.ok == 2 * each.shards_done <= each.rows for each in at_work)
 
 
 def test_samples_are_retried_one_by_one(tmp_path, mended):

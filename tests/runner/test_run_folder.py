@@ -15,7 +15,7 @@ import pytest
 from dgbatch.errors import OutputError, RunFailed, RunNotFound
 from dgbatch.runner.commits import list_records
 from dgbatch.runner.fingerprint import fingerprint
-from dgbatch.runner.layout import EVENTS, PLAN, RUN, SUCCESS, refuse_foreign
+from dgbatch.runner.layout import EVENTS, LIVE, PLAN, RUN, SUCCESS, refuse_foreign
 from dgbatch.runner.plan import make_plan
 from dgbatch.runner.run_folder import Run
 from dgbatch.runner.spec import JobSpec
@@ -86,6 +86,12 @@ def test_a_folder_with_foreign_files_is_refused_and_left_alone(job: JobSpec, nam
     with pytest.raises(OutputError, match=r"holds files of somebody else: .*Choose an empty or a new folder"):
         new_run(job)
     assert [path for path in Path(job.output.path).rglob("*") if path.is_file()] == [foreign]
+
+
+def test_a_live_file_that_came_late_into_a_withdrawn_run_is_nobodys(tmp_path: Path, job: JobSpec) -> None:
+    """A slow store may put it when the run that it was about has been taken back."""
+    Folder(job.output.path).put(LIVE, b"{}")
+    assert new_run(job).commits() == []
 
 
 def test_many_foreign_files_are_not_all_listed(tmp_path: Path) -> None:
