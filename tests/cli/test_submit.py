@@ -68,7 +68,7 @@ def test_driver_killed_in_the_middle_resumes_to_the_same_dataset_row_for_row(tmp
     assert dgbatch(capfd, "submit", plain).code == 0
 
     job, run = (
-        fake_job(tmp_path / "killed", PROMPTS, {"step_s": 0.15}, workers={"count": 2}),
+        fake_job(tmp_path / "killed", PROMPTS, {"step_s": 0.4}, workers={"count": 2}),
         tmp_path / "killed" / "out",
     )
     process = spawn("submit", job)
@@ -78,6 +78,7 @@ def test_driver_killed_in_the_middle_resumes_to_the_same_dataset_row_for_row(tmp
     assert second.code == 5
     assert second.json["error"]["type"] == "RunLocked"
     assert f"pid {process.pid}" in second.json["error"]["message"]
+    wait_until(lambda: dgbatch(capfd, "status", str(run), "--json").json["workers"], process)  # live.json is 2 s late
     working = dgbatch(capfd, "status", str(run), "--json").json
     assert working["state"] == "in_progress"
     assert working["workers"] in (1, 2)
