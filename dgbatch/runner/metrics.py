@@ -246,7 +246,7 @@ METRICS: tuple[Metric, ...] = (
             "holds any.",
             lambda m: _one(m.queue_age_s)),
     _driver("eta_seconds", "gauge", "seconds",
-            "Until the last row, at the pace of the last moments. Absent while that is not known.",
+            "Until the last row, from what the workers have done so far. Absent while that is not known.",
             lambda m: _one(m.eta_s)),
     _driver("run_state", "gauge", "1",
             "1 for the state that the run is in, 0 for the others.",

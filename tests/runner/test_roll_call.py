@@ -44,3 +44,4 @@ def test_a_job_does_not_end_because_nobody_can_write_it_down(run, monkeypatch):
 
     monkeypatch.setattr(run.folder, "append", full)
     farewell(run, [("w0", REPORT)])
+    assert run.events() == []

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -28,7 +29,7 @@ JOIN_S = 2.0  # for a terminal that takes nothing any more
 Self = TypeVar("Self", bound="Display")
 
 
-class Display:
+class Display(ABC):
     """Shows each Progress it is called with; a context manager. `display_on` knows which one suits."""
 
     path = ""  # of the run, as soon as it is known
@@ -45,10 +46,11 @@ class Display:
         self.path = progress.path
         self.show(progress)
 
+    @abstractmethod
     def show(self, progress: Progress) -> None:
-        raise NotImplementedError
+        """In whatever way it shows things."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # a line has nothing to close
         """Leave no trace of what was only for the moment; from any thread, and more than once."""
 
 

@@ -103,7 +103,10 @@ def test_one_that_listens_everywhere_is_found_by_the_name_of_its_machine() -> No
 
 
 def test_a_server_that_was_never_started_stops() -> None:
-    MetricsServer("127.0.0.1", 0).stop()
+    server = MetricsServer("127.0.0.1", 0)
+    port = int(server.target.rpartition(":")[2])
+    server.stop()
+    MetricsServer("127.0.0.1", port).stop()  # its port is free again
 
 
 def test_one_that_gets_no_thread_stops_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
