@@ -1,6 +1,6 @@
 """The operations of a denoising step. Callers use these names; the tensor's device decides what runs."""
 
-from dgbatch.engine.kernels.reference import (
+from dgbatch.engine.kernels.reference.plain import (
     GROUP_ROWS,
     add_rms_norm,
     attention,

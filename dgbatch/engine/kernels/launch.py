@@ -1,0 +1,20 @@
+"""Where a kernel is launched: on which architecture, or in Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+# The interpreter misreads bfloat16 (it has numpy's types): kernels take UPCAST=INTERPRETED and load as float32 then.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+HOPPER, BLACKWELL = 90, 100
+
+
+def architecture(tensor: Tensor) -> int:
+    """90 for Hopper, 100 for data-centre Blackwell, 120 for RTX Blackwell; tensors on no GPU count as Hopper."""
+    if tensor.device.type != "cuda":
+        return HOPPER
+    major, minor = torch.cuda.get_device_capability(tensor.device)
+    return 10 * major + minor

@@ -1,0 +1,26 @@
+"""The operations of a whole denoising step. Callers use these names; the tensors' device decides what runs.
+
+Kept out of the package's own names: importing kernels/linear.py would put the module where the function was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from importlib import import_module
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+def by_device(twin: Callable[..., Result]) -> Callable[..., Result]:
+    """`twin` where its first argument is on a CPU, else the kernel of that name from the module of that name."""
+
+    @wraps(twin)
+    def operation(*args: Any) -> Result:
+        if args[0].device.type != "cuda":
+            return twin(*args)
+        module = import_module(f"dgbatch.engine.kernels.{twin.__name__}")  # triton is there where there is a GPU
+        return getattr(module, twin.__name__)(*args)
+
+    return operation
