@@ -10,6 +10,8 @@ from functools import wraps
 from importlib import import_module
 from typing import Any, TypeVar
 
+from dgbatch.engine.kernels.reference import products
+
 Result = TypeVar("Result")
 
 
@@ -24,3 +26,11 @@ def by_device(twin: Callable[..., Result]) -> Callable[..., Result]:
         return getattr(module, twin.__name__)(*args)
 
     return operation
+
+
+linear = by_device(products.linear)
+gated = by_device(products.gated)
+choose_experts = by_device(products.choose_experts)
+group_rows = by_device(products.group_rows)
+experts_up = by_device(products.experts_up)
+experts_down = by_device(products.experts_down)
