@@ -10,6 +10,8 @@ from functools import wraps
 from importlib import import_module
 from typing import Any, TypeVar
 
+from dgbatch.engine.kernels.reference import looking
+
 Result = TypeVar("Result")
 
 
@@ -24,3 +26,6 @@ def by_device(twin: Callable[..., Result]) -> Callable[..., Result]:
         return getattr(module, twin.__name__)(*args)
 
     return operation
+
+
+attend = by_device(looking.attend)
