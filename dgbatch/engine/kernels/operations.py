@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from dgbatch.engine.kernels.reference import products
 from dgbatch.engine.kernels.reference import rows
+from dgbatch.engine.kernels.reference import looking
 
 Result = TypeVar("Result")
 
@@ -40,3 +41,4 @@ condition = by_device(rows.condition)
 place_heads = by_device(rows.place_heads)
 residual_norms = by_device(rows.residual_norms)
 combine = by_device(rows.combine)
+attend = by_device(looking.attend)
