@@ -10,6 +10,8 @@ from functools import wraps
 from importlib import import_module
 from typing import Any, TypeVar
 
+from dgbatch.engine.kernels.reference import sampling, turns
+
 Result = TypeVar("Result")
 
 
@@ -24,3 +26,10 @@ def by_device(twin: Callable[..., Result]) -> Callable[..., Result]:
         return getattr(module, twin.__name__)(*args)
 
     return operation
+
+
+head = by_device(sampling.head)
+decide = by_device(sampling.decide)
+soft_rows = by_device(sampling.soft_rows)
+plan_tiles = by_device(turns.plan_tiles)
+advance = by_device(turns.advance)
