@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from dgbatch.engine.kernels.reference import products
 from dgbatch.engine.kernels.reference import rows
 from dgbatch.engine.kernels.reference import looking
+from dgbatch.engine.kernels.reference import sampling, turns
 
 Result = TypeVar("Result")
 
@@ -42,3 +43,8 @@ place_heads = by_device(rows.place_heads)
 residual_norms = by_device(rows.residual_norms)
 combine = by_device(rows.combine)
 attend = by_device(looking.attend)
+head = by_device(sampling.head)
+decide = by_device(sampling.decide)
+soft_rows = by_device(sampling.soft_rows)
+plan_tiles = by_device(turns.plan_tiles)
+advance = by_device(turns.advance)
