@@ -10,6 +10,8 @@ from functools import wraps
 from importlib import import_module
 from typing import Any, TypeVar
 
+from dgbatch.engine.kernels.reference import rows
+
 Result = TypeVar("Result")
 
 
@@ -24,3 +26,10 @@ def by_device(twin: Callable[..., Result]) -> Callable[..., Result]:
         return getattr(module, twin.__name__)(*args)
 
     return operation
+
+
+embed_rows = by_device(rows.embed_rows)
+condition = by_device(rows.condition)
+place_heads = by_device(rows.place_heads)
+residual_norms = by_device(rows.residual_norms)
+combine = by_device(rows.combine)
