@@ -10,7 +10,9 @@ from functools import wraps
 from importlib import import_module
 from typing import Any, TypeVar
 
+from dgbatch.engine.kernels.reference import products
 from dgbatch.engine.kernels.reference import rows
+from dgbatch.engine.kernels.reference import looking
 
 Result = TypeVar("Result")
 
@@ -28,8 +30,15 @@ def by_device(twin: Callable[..., Result]) -> Callable[..., Result]:
     return operation
 
 
+linear = by_device(products.linear)
+gated = by_device(products.gated)
+choose_experts = by_device(products.choose_experts)
+group_rows = by_device(products.group_rows)
+experts_up = by_device(products.experts_up)
+experts_down = by_device(products.experts_down)
 embed_rows = by_device(rows.embed_rows)
 condition = by_device(rows.condition)
 place_heads = by_device(rows.place_heads)
 residual_norms = by_device(rows.residual_norms)
 combine = by_device(rows.combine)
+attend = by_device(looking.attend)
