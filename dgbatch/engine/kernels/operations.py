@@ -10,9 +10,7 @@ from functools import wraps
 from importlib import import_module
 from typing import Any, TypeVar
 
-from dgbatch.engine.kernels.reference import products
-from dgbatch.engine.kernels.reference import rows
-from dgbatch.engine.kernels.reference import looking
+from dgbatch.engine.kernels.reference import looking, products, rows
 
 Result = TypeVar("Result")
 
