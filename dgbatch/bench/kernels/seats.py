@@ -153,7 +153,9 @@ class Company:
                 taken, free[kind] = free[kind][:own], free[kind][own:]
                 pages[kind, slot, :own] = torch.tensor(taken, dtype=torch.int32)
         tokens = torch.randint(0, vocab, (2, count, rows), generator=made, dtype=torch.int32)
-        allowed = (torch.rand(count, vocab, generator=made) >= 0.02).to(torch.int8)
+        allowed = torch.empty(count, vocab, dtype=torch.int8, device=device)
+        if device.type != "meta":
+            allowed.copy_(torch.rand(count, vocab, generator=made) >= 0.02)
         for slot, seat in self._seated():
             if seat.step == 0:
                 soft[slot] = float("nan")  # no step, no belief: nobody may read it
@@ -166,7 +168,7 @@ class Company:
             argmax=tokens[1].to(device),
             first_accepted=torch.full((count, rows), -1, dtype=torch.int32, device=device),
             soft=soft,
-            allowed=allowed.to(device),
+            allowed=allowed,
             end_ids=torch.tensor(END_IDS, dtype=torch.int32, device=device),
             told=torch.zeros(count, 8, dtype=torch.int32, device=device),
             frames=torch.zeros(count, 5, rows, dtype=torch.int32, device=device),
