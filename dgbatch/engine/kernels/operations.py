@@ -10,7 +10,7 @@ from functools import wraps
 from importlib import import_module
 from typing import Any, TypeVar
 
-from dgbatch.engine.kernels.reference import looking, products, rows
+from dgbatch.engine.kernels.reference import looking, products, rows, sampling, turns
 
 Result = TypeVar("Result")
 
@@ -40,3 +40,8 @@ place_heads = by_device(rows.place_heads)
 residual_norms = by_device(rows.residual_norms)
 combine = by_device(rows.combine)
 attend = by_device(looking.attend)
+head = by_device(sampling.head)
+decide = by_device(sampling.decide)
+soft_rows = by_device(sampling.soft_rows)
+plan_tiles = by_device(turns.plan_tiles)
+advance = by_device(turns.advance)
