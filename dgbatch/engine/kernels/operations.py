@@ -10,6 +10,8 @@ from functools import wraps
 from importlib import import_module
 from typing import Any, TypeVar
 
+from dgbatch.engine.kernels.reference import looking, products, rows, sampling, turns
+
 Result = TypeVar("Result")
 
 
@@ -24,3 +26,22 @@ def by_device(twin: Callable[..., Result]) -> Callable[..., Result]:
         return getattr(module, twin.__name__)(*args)
 
     return operation
+
+
+linear = by_device(products.linear)
+gated = by_device(products.gated)
+choose_experts = by_device(products.choose_experts)
+group_rows = by_device(products.group_rows)
+experts_up = by_device(products.experts_up)
+experts_down = by_device(products.experts_down)
+embed_rows = by_device(rows.embed_rows)
+condition = by_device(rows.condition)
+place_heads = by_device(rows.place_heads)
+residual_norms = by_device(rows.residual_norms)
+combine = by_device(rows.combine)
+attend = by_device(looking.attend)
+head = by_device(sampling.head)
+decide = by_device(sampling.decide)
+soft_rows = by_device(sampling.soft_rows)
+plan_tiles = by_device(turns.plan_tiles)
+advance = by_device(turns.advance)
