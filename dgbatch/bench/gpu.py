@@ -45,6 +45,10 @@ def ceilings(device: torch.device, dtype: torch.dtype, quick: bool = False) -> D
     return Device("here", moved, {"bf16": flops})
 
 
+def told_ceilings(limits: Device) -> dict[str, float]:
+    return {"copy_tb_s": limits.bytes_per_s / 1e12, "bf16_tflop_s": limits.flops_per_s["bf16"] / 1e12}
+
+
 def provenance(device: torch.device, command: str) -> dict[str, Any]:
     """What a number is worth nothing without."""
     on_gpu = device.type == "cuda"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,18 @@ def times_ms(
     marks = [_between_events(work, before) for _ in range(turns.measured)]
     torch.cuda.synchronize(device)
     return [start.elapsed_time(end) for start, end in marks]
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """On a CPU: tiny work in many threads waits for the slowest of them."""
+    threads = torch.get_num_threads()
+    try:
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def settle(device: torch.device) -> None:

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from dgbatch import roofline
-from dgbatch.bench.gpu import ceilings, pick, provenance
+from dgbatch.bench.gpu import ceilings, pick, provenance, told_ceilings
 from dgbatch.bench.random_26b.contender import Contender
 from dgbatch.bench.random_26b.model import NAME, REAL, TINY, random_model
 from dgbatch.bench.random_26b.theirs import COMPILED, EAGER, Transformers
-from dgbatch.bench.stopwatch import Turns, times_ms
+from dgbatch.bench.stopwatch import Turns, one_thread, times_ms
 from dgbatch.engine.model.transformer import Transformer
 from dgbatch.errors import BenchError
 from dgbatch.roofline import Device, Shape
@@ -107,13 +107,13 @@ def bench_random(
         "dry_run": asked.tiny or device.type == "cpu",
         "asked": asdict(asked) | {"turns": asdict(asked.turns)},
         "prefix_content": "random keys and values of unit size, the same for every side",
-        "ceilings": _told(limits),
+        "ceilings": told_ceilings(limits),
         "results": [],
         "skipped": [],
     }
     model = random_model(config, device, dtype)
     tell(f"weights: {sum(one.numel() * one.element_size() for one in model.parameters()) / 1e9:.3g} GB")
-    floor = None if device.type == "cpu" else limits
+    floor = None if told["dry_run"] else limits
     makers = {OURS: _ours, EAGER: lambda own: Transformers(own, False), COMPILED: lambda own: Transformers(own, True)}
     for name in asked.engines:
         for result in cells(asked, name, lambda name=name: makers[name](model), model, device, floor):
@@ -124,7 +124,7 @@ def bench_random(
                 told["skipped"].append(result)
                 tell(f"{name}, {result['canvases']} at {result['prefix']}: left out, {result['reason']}")
             keep(told)
-    told["ceilings_after"] = _told(ceilings(device, dtype, quick=asked.tiny))
+    told["ceilings_after"] = told_ceilings(ceilings(device, dtype, quick=asked.tiny))
     told["seconds"] = round(time.monotonic() - began, 1)
     keep(told)
     return told
@@ -153,7 +153,7 @@ def cells(
         if left > 0:
             try:
                 # A compiler may take longer than all that is left, and only a signal ends it.
-                with interrupted(left if name == COMPILED else None):
+                with interrupted(left if name == COMPILED else None), one_thread(device):
                     contender = contender or make()
                     cell = measured(contender, asked, canvases, prefix, model, device, limits)
                 yield cell
@@ -234,6 +234,3 @@ def interrupted(seconds: float | None) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
-
-def _told(limits: Device) -> dict[str, float]:
-    return {"copy_tb_s": limits.bytes_per_s / 1e12, "bf16_tflop_s": limits.flops_per_s["bf16"] / 1e12}
