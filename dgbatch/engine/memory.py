@@ -8,6 +8,7 @@ import sys
 
 import torch
 
+from dgbatch.engine.device_step.tile_count import most_tiles, tile_rows
 from dgbatch.engine.kv_cache import page_bytes
 from dgbatch.engine.model.config import ModelConfig
 from dgbatch.engine.pages import pages_needed
@@ -18,35 +19,63 @@ LOGITS_COPIES = 6  # tensors as large as a canvas's float32 logits that one step
 
 
 def count_pages(
-    config: ModelConfig, dtype: torch.dtype, canvases: int, prefill_tiles: int, budget: int
+    config: ModelConfig, dtype: torch.dtype, canvases: int, prefill_tiles: int, budget: int, ahead: int = 0
 ) -> tuple[int, int]:
-    """Pages of the full and of the sliding pool. budget: bytes; both shrink alike when it is too small for all."""
-    wanted, bytes_wanted = _wanted(config, dtype, canvases, prefill_tiles)
+    """Pages of the full and of the sliding pool. budget: bytes; both shrink alike when it is too small for all.
+
+    ahead: pages that a text may be given before it is there
+    """
+    wanted, bytes_wanted = _wanted(config, dtype, canvases, prefill_tiles, ahead)
     ratio = min(1.0, budget / bytes_wanted)
     return max(1, int(ratio * wanted[0])), max(1, int(ratio * wanted[1]))
 
 
-def holds_all(config: ModelConfig, dtype: torch.dtype, canvases: int, prefill_tiles: int, budget: int) -> bool:
+def holds_all(
+    config: ModelConfig, dtype: torch.dtype, canvases: int, prefill_tiles: int, budget: int, ahead: int = 0
+) -> bool:
     """Whether a budget is enough for so many canvases, however long their prompts."""
-    return _wanted(config, dtype, canvases, prefill_tiles)[1] <= budget
+    return _wanted(config, dtype, canvases, prefill_tiles, ahead)[1] <= budget
 
 
-def _wanted(config: ModelConfig, dtype: torch.dtype, canvases: int, prefill_tiles: int) -> tuple[tuple[int, int], int]:
+def _wanted(
+    config: ModelConfig, dtype: torch.dtype, canvases: int, prefill_tiles: int, ahead: int = 0
+) -> tuple[tuple[int, int], int]:
     """Pages of both pools, and their bytes: for all canvases and one more, which is for shared prefixes."""
-    chunks = -(-config.max_positions // config.canvas_length) + 1
-    full, sliding = pages_needed(chunks, prefill_tiles, config.canvas_length, config.sliding_window - 1)
+    length = config.canvas_length
+    chunks, window = -(-config.max_positions // length) + 1, config.sliding_window - 1 + ahead * length
+    full, sliding = pages_needed(chunks, prefill_tiles + ahead, length, window)
     full, sliding = (canvases + 1) * full, (canvases + 1) * sliding
     of_full, of_sliding = page_bytes(config, dtype)
     return (full, sliding), full * of_full + sliding * of_sliding
 
 
-def default_budget(config: ModelConfig, device: torch.device, canvases: int) -> int:
-    """Bytes that keys and values may take, asked of the device once the weights are on it."""
+def default_budget(config: ModelConfig, device: torch.device, canvases: int, held: int | None = None) -> int:
+    """Bytes that keys and values may take, asked of the device once the weights are on it.
+
+    held: bytes that a step holds beside them; None: what the plain passes hold of logits
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        sampling = LOGITS_COPIES * 4 * canvases * config.canvas_length * config.vocab_size
-        return max(0, int(CUDA_RATIO * (free - sampling)))
+        if held is None:
+            held = LOGITS_COPIES * 4 * canvases * config.canvas_length * config.vocab_size
+        return max(0, int(CUDA_RATIO * (free - held)))
     return int(CPU_RATIO * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def device_step_bytes(config: ModelConfig, dtype: torch.dtype, canvases: int, prefill_tiles: int) -> int:
+    """What a step of device_step/ holds beside weights and pages of clean text, at the most tiles that it may have.
+
+    Of the vocabulary a canvas's exponentials in the weights' dtype and nothing else; of the layers what is alive at
+    once of one of them, counted as if nothing of it were reused.
+    """
+    size, hidden = dtype.itemsize, config.hidden
+    rows = tile_rows(config.canvas_length)
+    heads = max((config.heads + 2 * kind.kv_heads) * kind.head_dim for kind in config.layers)
+    expert = config.chosen_experts * (config.moe_intermediate + hidden)
+    layer = most_tiles(canvases, prefill_tiles) * rows * (9 * hidden + 4 * heads + config.intermediate + expert) * size
+    head = canvases * rows * config.vocab_size * size
+    slots = canvases * (rows * hidden * size + config.vocab_size + sum(page_bytes(config, dtype)))
+    return layer + head + slots
 
 
 def peak_bytes(device: torch.device) -> int:

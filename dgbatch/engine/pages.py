@@ -79,12 +79,17 @@ class Lease:
 class Pages:
     """All pages of an engine, and the prefixes kept in those that no sequence needs."""
 
-    def __init__(self, full: int, sliding: int, page_tokens: int, window: int, keep: bool = True):
-        """window: positions before itself that a sliding layer's row sees; keep: whether prefixes are cached."""
+    def __init__(self, full: int, sliding: int, page_tokens: int, window: int, keep: bool = True, ahead: int = 0):
+        """window: positions before itself that a sliding layer's row sees; keep: whether prefixes are cached.
+
+        ahead: pages that a text may be given before it is there (device_step/grants.py). Rows then look back from up
+        to so many pages before `encoded`, so a page leaves the window as much later.
+        """
         self.full = Pool(full, self._forget_chunk)
         self.sliding = Pool(sliding, self._forget_sliding)
         self.page_tokens = page_tokens
-        self.window = window
+        self.window = window + ahead * page_tokens
+        self.ahead = ahead
         self.hit_tokens = 0
         self._keep = keep
         self._first: dict[Chunk, Node] = {}
@@ -92,7 +97,7 @@ class Pages:
 
     def need(self, chunks: int, chunks_a_pass: int) -> tuple[int, int]:
         """Pages of both pools that a text of so many chunks holds at once."""
-        return pages_needed(chunks, chunks_a_pass, self.page_tokens, self.window)
+        return pages_needed(chunks, chunks_a_pass + self.ahead, self.page_tokens, self.window)
 
     def fits(self, need: tuple[int, int]) -> bool:
         """Whether it could run with all pages to itself."""

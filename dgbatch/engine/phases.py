@@ -3,6 +3,8 @@
 A step is `launching` and then `deciding`; what the host does in between (text in, text out), `of` is told. A GPU is at
 work meanwhile, so of that only the time counts in which it had nothing left to do; events in its stream say how long it
 took. A CPU does one after the other, and the clock says it all.
+
+Where the host runs ahead (device_step/), steps overlap: the first one `begins` and each that is read is `done`.
 """
 
 from __future__ import annotations
@@ -52,6 +54,28 @@ class Phases:
         yield
         self._mark(3)
         self._count()
+
+    def begins(self) -> None:
+        """A step goes to the device, which is at work from now on, if it was not already."""
+        if self._between is None:
+            self._between = {}
+            self._marks[0] = time.perf_counter()
+
+    def done(self, prefill_ratio: float, idle_s: float | None, more: bool) -> None:
+        """A step has been read. All since the last one is the device's, but for what the host did while it was idle.
+
+        prefill_ratio: of its rows; idle_s: of the device before this step, None where it never works beside the host;
+        more: whether another step is with the device. Its sampling is a part of the step's one graph: no seam to time.
+        """
+        now = time.perf_counter()
+        wall_s, self._marks[0] = now - self._marks[0], now
+        between, self._between = self._between or {}, {} if more else None
+        host_s = sum(between.values())
+        exposed_s = host_s if idle_s is None else min(host_s, idle_s)
+        for phase, seconds in between.items():
+            self.seconds[phase] += seconds * (exposed_s / host_s if host_s else 1.0)
+        self.seconds["prefill"] += (wall_s - exposed_s) * prefill_ratio
+        self.seconds["denoise"] += (wall_s - exposed_s) * (1 - prefill_ratio)
 
     def _count(self) -> None:
         launch_s, host_s, wait_s = (self._marks[i + 1] - self._marks[i] for i in range(3))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dgbatch.engine import kernels
 from dgbatch.engine.model.config import LayerConfig, ModelConfig
-from dgbatch.engine.model.layers import weight
+from dgbatch.engine.model.layers import joined, weight
 
 # attend(layer, q, k, v) -> like q.  q: (..., heads, head_dim); k, v: (..., kv_heads, head_dim).
 # q may have fewer rows than k: those of the last ones.
@@ -30,7 +30,7 @@ class Attention(nn.Module):
         self.o = weight(hidden, config.heads * size)
         self.q_norm = weight(size)
         self.k_norm = weight(size)
-        self._joined: Tensor | None = None
+        self._joined: Tensor | None = None  # Q, K and V, one below the other
         self._norms: Tensor | None = None
 
     def forward(self, h: Tensor, cos: Tensor, sin: Tensor, attend: Attend, context: int = 0) -> Tensor:
@@ -39,10 +39,10 @@ class Attention(nn.Module):
         context: of the first so many rows nothing is wanted but keys and values; they are not returned
         """
         size, kv_heads = self.layer.head_dim, self.layer.kv_heads
-        joined, weights = self._joined, self._norms
-        if joined is None or weights is None or torch.is_grad_enabled():
-            joined, weights = torch.cat([*self._matrices()]), self._both_norms()
-        projected = F.linear(h, joined).unflatten(-1, (-1, size))
+        qkv, weights = self._joined, self._norms
+        if qkv is None or weights is None or torch.is_grad_enabled():
+            qkv, weights = torch.cat([*self._matrices()]), self._both_norms()
+        projected = F.linear(h, qkv).unflatten(-1, (-1, size))
         # one norm and one rotation for all heads; a full layer's V is its K before the weight
         unit = kernels.rms_norm(projected.float(), None, self.eps)
         turned = kernels.rope((unit[..., : self.heads + kv_heads, :] * weights).to(h.dtype), cos, sin)
@@ -52,11 +52,14 @@ class Attention(nn.Module):
 
     def prepare(self) -> None:
         """Lay the matrices of Q, K and V one below the other, for one product; the single ones are parts of it then."""
-        matrices = self._matrices()
-        self._joined = torch.cat([matrix.data for matrix in matrices])
-        for matrix, rows in zip(matrices, self._joined.split([len(matrix) for matrix in matrices]), strict=True):
-            matrix.data = rows
+        self._joined = joined(self._matrices(), self._joined)
         self._norms = self._both_norms().detach()
+
+    @property
+    def qkv(self) -> Tensor:
+        """((heads + kv_heads [+ kv_heads]) * head_dim, hidden); once prepared."""
+        assert self._joined is not None
+        return self._joined
 
     def _both_norms(self) -> Tensor:
         """The norm weights of all heads of Q and K: (heads + kv_heads, head_dim)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,22 @@ from dgbatch.engine.model.config import LayerConfig
 def weight(*shape: int) -> nn.Parameter:
     """An uninitialised parameter: weights come from a checkpoint or from Transformer.reset_parameters."""
     return nn.Parameter(torch.empty(*shape))
+
+
+def joined(matrices: Sequence[nn.Parameter], before: Tensor | None = None) -> Tensor:
+    """Matrices one below the other, for one product. They are parts of it from then on, so nothing is kept twice.
+
+    before: what an earlier call returned; as it is, where they are still its parts: others may hold it
+    """
+    sizes = [len(matrix) for matrix in matrices]
+    if before is not None:
+        parts = zip(matrices, before.split(sizes), strict=True)
+        if all(matrix.data_ptr() == part.data_ptr() for matrix, part in parts):
+            return before
+    whole = torch.cat([matrix.data for matrix in matrices])
+    for matrix, rows in zip(matrices, whole.split(sizes), strict=True):
+        matrix.data = rows
+    return whole
 
 
 class Rope:
@@ -54,6 +70,12 @@ class GatedMLP(nn.Module):
         self.gate = weight(intermediate, hidden)
         self.up = weight(intermediate, hidden)
         self.down = weight(hidden, intermediate)
+        self._joined: Tensor | None = None
+
+    def joined(self) -> Tensor:
+        """gate above up: (2 * intermediate, hidden)."""
+        self._joined = joined([self.gate, self.up], self._joined)
+        return self._joined
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., hidden); returns like x."""
