@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dgbatch.engine.device_step.weights import step_weights
 from dgbatch.engine.model.config import LayerConfig, ModelConfig
 from dgbatch.engine.model.transformer import Transformer
 
@@ -54,7 +55,9 @@ def random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) 
         model = Transformer(config)
     model = model.to(dtype).to_empty(device=device)
     model.reset_parameters(torch.Generator(device).manual_seed(SEED))
-    return model.eval().requires_grad_(False).prepare()
+    model.eval().requires_grad_(False).prepare()
+    step_weights(model)  # matrices that our step wants joined are joined now: everybody holds parts of the same ones
+    return model
 
 
 def prefix_of(config: ModelConfig, layer: int, sequence: int, tokens: int, like: Tensor) -> tuple[Tensor, Tensor]:

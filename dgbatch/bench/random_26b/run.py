@@ -19,13 +19,14 @@ from dgbatch import roofline
 from dgbatch.bench.gpu import ceilings, pick, provenance, told_ceilings
 from dgbatch.bench.random_26b.contender import Contender
 from dgbatch.bench.random_26b.model import NAME, REAL, TINY, random_model
+from dgbatch.bench.random_26b.ours import NAME as OURS
+from dgbatch.bench.random_26b.ours import Dgbatch
 from dgbatch.bench.random_26b.theirs import COMPILED, EAGER, Transformers
 from dgbatch.bench.stopwatch import Turns, one_thread, times_ms
 from dgbatch.engine.model.transformer import Transformer
 from dgbatch.errors import BenchError
 from dgbatch.roofline import Device, Shape
 
-OURS = "dgbatch"
 # Seconds a side may begin cells in: under eight minutes together, weights and imports included.
 BUDGETS_S = {OURS: 170.0, EAGER: 70.0, COMPILED: 180.0}
 
@@ -52,7 +53,7 @@ class RandomBench:
         command: str,
     ) -> RandomBench:
         """None: as usual, which for a dry run is less. Raises BenchError for what cannot be."""
-        numbers, lengths = ((1, 2), (32, 64)) if tiny else ((1, 2, 4, 8, 16), (1024, 8192))
+        numbers, lengths = ((1, 2), (40,)) if tiny else ((1, 2, 4, 8, 16), (1024, 8192))
         made = cls(device, tiny, tuple(canvases or numbers), tuple(prefixes or lengths), engines, command)
         if min(*made.canvases, *made.prefixes) < 1:
             raise BenchError("canvases and prefixes are numbers from 1 on")
@@ -114,7 +115,7 @@ def bench_random(
     model = random_model(config, device, dtype)
     tell(f"weights: {sum(one.numel() * one.element_size() for one in model.parameters()) / 1e9:.3g} GB")
     floor = None if told["dry_run"] else limits
-    makers = {OURS: _ours, EAGER: lambda own: Transformers(own, False), COMPILED: lambda own: Transformers(own, True)}
+    makers = {OURS: Dgbatch, EAGER: lambda own: Transformers(own, False), COMPILED: lambda own: Transformers(own, True)}
     for name in asked.engines:
         for result in cells(asked, name, lambda name=name: makers[name](model), model, device, floor):
             if isinstance(result, Cell):
@@ -128,12 +129,6 @@ def bench_random(
     told["seconds"] = round(time.monotonic() - began, 1)
     keep(told)
     return told
-
-
-def _ours(model: Transformer) -> Contender:
-    from dgbatch.bench.random_26b.ours import Dgbatch
-
-    return Dgbatch(model)
 
 
 def cells(
