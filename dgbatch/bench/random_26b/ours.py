@@ -33,7 +33,7 @@ class Dgbatch:
         self.state: State | None = None
         self._graphs: Graphs | None = None
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def prepare(self, canvases: int, prefix: int) -> Passes:
         device = self._model.embedding.device
         self.state = state = laid_out(self._model, canvases, prefix)
@@ -48,7 +48,7 @@ class Dgbatch:
         def to(were: Tensor) -> Callable[[], object]:
             return lambda: numbers.copy_(were)
 
-        run = torch.inference_mode()(lambda: graphs.run(canvases))
+        run = torch.no_grad()(lambda: graphs.run(canvases))
         to(denoising)()
         return Passes(run, run, rewind=to(settled))
 

@@ -33,7 +33,7 @@ def their_model(ours: Transformer) -> Any:
     try:
         import transformers
     except ModuleNotFoundError as error:
-        raise BenchError("transformers is not installed") from error
+        raise BenchError(f"transformers cannot be imported: {error}") from error
     transformers.logging.set_verbosity_error()
     config = their_config(ours.config)
     with torch.device("meta"):
@@ -56,7 +56,7 @@ def their_model(ours: Transformer) -> Any:
         setattr(model.model.encoder, vision, None)
     missing = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     if missing:
-        raise BenchError(f"transformers {transformers.__version__} has tensors that we have no name for: {missing[:3]}")
+        raise BenchError(f"transformers {transformers.__version__} has tensors that we do not know: {missing[:3]}")
     return model.eval()
 
 
@@ -201,8 +201,8 @@ class Transformers:
         if self._compiled:
             made = transformers.StaticCache(config=text, max_cache_len=prefix + config.canvas_length)
         for layer, kept in enumerate(made.layers):
-            parts = zip(*(prefix_of(config, layer, one, prefix, self._ours.embedding) for one in range(canvases)))
-            keys, values = (torch.stack(part).transpose(1, 2) for part in parts)
+            each = [prefix_of(config, layer, one, prefix, self._ours.embedding) for one in range(canvases)]
+            keys, values = (torch.stack(part).transpose(1, 2) for part in zip(*each, strict=True))
             made.update(keys, values, layer)
             if not made.is_compileable:  # the end of a longer tensor, which would stay for it
                 kept.keys, kept.values = kept.keys.clone(), kept.values.clone()
