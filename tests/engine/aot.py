@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -109,10 +109,11 @@ def recorded(architecture: int) -> Iterator[list[Launch]]:
 
 def launches_of(case: Case, company: Company, architecture: int) -> list[Launch]:
     module = import_module(f"dgbatch.engine.kernels.{case.operation}")
-    imported = [name for name, value in vars(module).items() if value is launch.architecture]
-    with recorded(architecture) as launches:
-        with mock.patch.multiple(module, **{name: launch.architecture for name in imported}):
-            getattr(module, case.operation)(*case.arguments(company, torch.bfloat16, "meta"))
+    arguments = case.arguments(company, torch.bfloat16, "meta")
+    with recorded(architecture) as launches, ExitStack() as replaced:
+        if hasattr(module, "architecture"):  # its own name for it
+            replaced.enter_context(mock.patch.object(module, "architecture", launch.architecture))
+        getattr(module, case.operation)(*arguments)
     return launches
 
 

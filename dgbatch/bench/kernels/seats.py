@@ -178,7 +178,7 @@ class Company:
         """What plan_tiles makes of these seats."""
         start, end = TEMPERATURES
         table = torch.zeros(self.tiles, 8, dtype=torch.int32)
-        temperature = torch.zeros(self.tiles)
+        temperature = torch.ones(self.tiles)
         of_slot = torch.tensor([[-1, 0]] * len(self.seats), dtype=torch.int32)
         first = len(self.table) - self.canvases
         for place, tile in enumerate(self.table):

@@ -70,7 +70,7 @@ def plan_tiles(shape: Shape, fold: bool) -> Case:
         tiles = draw.tiles()
         for tensor in (tiles.table, tiles.temperature, tiles.spans, tiles.of_slot):
             tensor.fill_(-5)
-        return draw.slots(), tiles, fold
+        return draw.slots(), tiles, shape.canvas, fold
 
     def least(company: Company, size: int) -> Work:
         return Work(len(company.seats) * (20 * 4 + 8) + company.tiles * 36 + 32)

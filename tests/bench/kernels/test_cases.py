@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dgbatch.bench.kernels.case import Case
 from dgbatch.bench.kernels.cases import REAL, TINY, cases, ragged
 from dgbatch.bench.kernels.seats import Company, Seat
+from dgbatch.engine.kernels import operations
 from dgbatch.engine.kernels.tables import Number, Of
 from dgbatch.roofline import DEVICES, denoise
 
@@ -118,7 +121,31 @@ def test_what_counts_of_a_result_is_rows_at_work_without_padding() -> None:
     assert told["places"].tolist() == [[4, 0], [0, 0], [5, 6]]
 
 
-def test_a_table_has_the_columns_that_plan_tiles_writes() -> None:
-    table = RAGGED.laid().table
-    assert table[: len(RAGGED.table), Of.CANVAS].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert table[len(RAGGED.table) :].eq(0).all()
+@pytest.mark.parametrize("fold", [True, False], ids=["folded", "apart"])
+def test_the_table_of_a_company_is_what_plan_tiles_makes_of_its_seats(fold: bool) -> None:
+    """Without folding a slot's canvas waits for its chunks."""
+    waiting = replace(RAGGED, seats=(replace(RAGGED.seats[0], canvas=fold), *RAGGED.seats[1:]))
+    case = next(case for case in cases(TINY) if case.name == ("plan_tiles folded" if fold else "plan_tiles"))
+    slots, tiles, *how = case.arguments(waiting, torch.float32)
+    operations.plan_tiles(slots, tiles, *how)
+    expected = waiting.laid()
+    assert tiles.table[: len(waiting.table), Of.CANVAS].tolist() == [0, 0, 0, 0, *[1] * (3 + fold)]
+    for name in ("table", "spans", "of_slot"):
+        assert torch.equal(getattr(tiles, name), getattr(expected, name)), name
+    torch.testing.assert_close(tiles.temperature, expected.temperature)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("case", cases(TINY), ids=lambda case: case.name)
+def test_every_operation_takes_its_arguments_and_reads_no_row_that_is_not_at_work(
+    case: Case, dtype: torch.dtype
+) -> None:
+    """Such rows hold NaN, and so does what nobody believes yet; nothing of it is in the results."""
+    arguments = case.arguments(RAGGED, dtype)
+    results = case.results(RAGGED, arguments, getattr(operations, case.operation)(*arguments))
+    assert set(results) == {*case.outputs, *case.writes}
+    for name, result in results.items():
+        if name == "slots.soft":
+            result = result[[slot for slot, seat in enumerate(RAGGED.seats) if seat and seat.canvas], : TINY.canvas]
+        assert result.numel()
+        assert result.isfinite().all(), name

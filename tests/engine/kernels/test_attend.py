@@ -12,12 +12,20 @@ from torch import Tensor
 
 from dgbatch.engine.kernels.attend import attend
 from dgbatch.engine.kernels.reference import looking
-from tests.engine.looks import Pass, Shape, Text
+from tests.engine.looks import Pass, Shape
 from tests.engine.test_reference_looking import CASES, WINDOW
 
 
 def both(case: Pass, sliding: bool, span: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    given = case.q, case.slots, case.tiles, case.pool, sliding, case.window, case.tiles.everyone if span is None else span
+    given = (
+        case.q,
+        case.slots,
+        case.tiles,
+        case.pool,
+        sliding,
+        case.window,
+        case.tiles.everyone if span is None else span,
+    )
     return attend(*given), looking.attend(*given)
 
 
