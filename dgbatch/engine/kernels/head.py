@@ -42,7 +42,8 @@ def head(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As reference.sampling.head.
 
-    h: (M, H); embedding: (V, H); returns e (N, V) like h, totals, moments, maxima (N, W) float32, argmaxima (N, W) int32
+    h: (M, H); embedding: (V, H)
+    returns e (N, V) like h; totals, moments, maxima (N, W) float32; argmaxima (N, W) int32
     """
     (vocab, hidden), tile_rows = embedding.shape, slots.canvas.shape[1]
     rows, columns = canvases * tile_rows, triton.cdiv(vocab, HEAD_COLUMNS)
@@ -84,10 +85,7 @@ def _head(
     for start in range(0, K, BLOCK_K):
         if EVEN_K:
             a = tl.load(h_at)
-            if EVEN_V:
-                b = tl.load(embedding_at)
-            else:
-                b = tl.load(embedding_at, mask=column[:, None] < V, other=0.0)
+            b = tl.load(embedding_at) if EVEN_V else tl.load(embedding_at, mask=column[:, None] < V, other=0.0)
         else:
             there = k[None, :] < K - start
             a = tl.load(h_at, mask=there, other=0.0)

@@ -72,10 +72,7 @@ def _soft_parts(
     for start in range(split * share, tl.minimum((split + 1) * share, V), BLOCK_K):
         if EVEN_V:
             a = tl.load(e_at)
-            if EVEN_H:
-                b = tl.load(embedding_at)
-            else:
-                b = tl.load(embedding_at, mask=real, other=0.0)
+            b = tl.load(embedding_at) if EVEN_H else tl.load(embedding_at, mask=real, other=0.0)
         else:
             there = token < V - start
             a = tl.load(e_at, mask=there[None, :], other=0.0)
