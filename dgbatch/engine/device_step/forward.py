@@ -59,7 +59,9 @@ class Step:
             angles[kind] = cos[:, :half].to(x.dtype).contiguous(), sin[:, :half].to(x.dtype).contiguous()
         return x, h, angles
 
-    def _attend(self, layer: LayerWeights, h: Tensor, angles: Angles, tiles: Tiles, pool: Tensor, span: Tensor) -> Tensor:
+    def _attend(
+        self, layer: LayerWeights, h: Tensor, angles: Angles, tiles: Tiles, pool: Tensor, span: Tensor
+    ) -> Tensor:
         config, slots, sliding = self.config, self.state.slots, layer.kind.sliding
         qkv = op.linear(h, layer.qkv, tiles.everyone)
         q = op.place_heads(

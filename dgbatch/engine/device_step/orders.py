@@ -6,7 +6,8 @@ Orders are words of the arena. They lie in the stream between two steps, so no s
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Sequence as Many
+from collections.abc import Collection, Iterable
+from collections.abc import Sequence as Many
 
 import torch
 from torch import Tensor

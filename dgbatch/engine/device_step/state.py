@@ -22,7 +22,9 @@ class State:
     """The sequences in flight, room for a pass of any size, and the pages."""
 
     slots: Slots
-    arena: Tensor  # (words,) int32: what the host may write of the slots lies in it, so that one copy carries all orders
+    arena: (
+        Tensor  # (words,) int32: what the host may write of the slots lies in it, so that one copy carries all orders
+    )
     said: Tensor  # (words,) int32: `told` and then `frames` of all slots: one copy of them too
     pools: list[Tensor]  # by layer: (P + S, 2, kv_heads, C, head_dim)
     table: Tensor  # (most tiles, 8)
