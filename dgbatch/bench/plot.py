@@ -19,7 +19,7 @@ def plot(told: dict[str, Any], path: Path) -> None:
     if told["benchmark"] == "runner":
         _runner(axes, told)
     else:
-        (_engine if told["benchmark"] == "engine" else _roofline)(axes, told)
+        {"engine": _engine, "roofline": _roofline, "random-26b": _random}[told["benchmark"]](axes, told)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.xaxis.set_major_formatter("{x:.0f}")
@@ -49,6 +49,22 @@ def _engine(axes: Any, told: dict[str, Any]) -> None:
     axes.set_xlabel("canvases in flight, batch or sequences")
     axes.set_ylabel("generated tokens per second")
     axes.set_title(f"{told['asked']['checkpoint']}, {told['machine']['device']}, threads: {told['machine']['threads']}")
+
+
+def _random(axes: Any, told: dict[str, Any]) -> None:
+    """Milliseconds per step by canvases, a line per side and prefix, and the floor under each prefix."""
+    lines: dict[tuple[str, int], dict[int, float]] = {}
+    for one in told["results"]:
+        lines.setdefault((one["engine"], one["prefix"]), {})[one["canvases"]] = one["ms_per_step"]
+        if one["floor_ms"]:
+            lines.setdefault(("floor", one["prefix"]), {})[one["canvases"]] = one["floor_ms"]
+    for (name, prefix), points in lines.items():
+        numbers = sorted(points)
+        style = {"linestyle": "--", "color": "black", "alpha": 0.5} if name == "floor" else {"marker": "o"}
+        axes.plot(numbers, [points[number] for number in numbers], label=f"{name}, {prefix:,}", **style)
+    axes.set_xlabel("canvases at once")
+    axes.set_ylabel("ms per denoising step")
+    axes.set_title(f"{told['benchmark']}, {told['device']}" + (": a dry run, tiny" if told["dry_run"] else ""))
 
 
 def _roofline(axes: Any, told: dict[str, Any]) -> None:

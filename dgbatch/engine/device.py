@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 
 from dgbatch.errors import CheckpointError
@@ -24,3 +26,8 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return DTYPES[name]
+
+
+def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a whole step runs as our own kernels there. They are laid out for weights of 16 bits."""
+    return device.type == "cuda" and dtype.itemsize == 2 and find_spec("triton") is not None

@@ -6,41 +6,46 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from dgbatch.engine import sampler
-from dgbatch.engine.calibration import SIZES, knee, made_up_steps, measure
-from dgbatch.engine.canvases import Canvases
+from dgbatch.engine.calibration import CUDA_LIMIT_S, LIMIT_S, SIZES, knee, made_up_steps, measure
 from dgbatch.engine.checkpoint import checksum, resolve
 from dgbatch.engine.completion import completion_of
-from dgbatch.engine.device import pick_device, pick_dtype
+from dgbatch.engine.device import has_kernels, pick_device, pick_dtype
+from dgbatch.engine.device_step.ahead import AheadLoop
 from dgbatch.engine.generation_config import read_generation_config
 from dgbatch.engine.intake import Intake, Source
-from dgbatch.engine.kv_cache import KVCache
 from dgbatch.engine.limits import ceilings
 from dgbatch.engine.memory import count_pages, default_budget, holds_all, peak_bytes
 from dgbatch.engine.model.transformer import Transformer
-from dgbatch.engine.pages import Pages
-from dgbatch.engine.passes import Passes
 from dgbatch.engine.phases import Phases
-from dgbatch.engine.scheduler import Scheduler, Tile, prefill_ratio
+from dgbatch.engine.plain_loop import PlainLoop
+from dgbatch.engine.scheduler import Scheduler
 from dgbatch.engine.sequence import Sequence, chunks_of
-from dgbatch.engine.steps import Steps
-from dgbatch.engine.stop_strings import cut_at_stop
 from dgbatch.engine.tokenizer import Tokenizer
 from dgbatch.engine.weights import load_transformer
 from dgbatch.errors import CheckpointError, RowError
 from dgbatch.records import Completion, CurvePoint, EngineConfig, EngineStats, Prompt, Rejection, Settings
+
+Loop = TypeVar("Loop", "PlainLoop", "AheadLoop")
 
 
 class Engine:
     """A model on its device, ready to generate."""
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, config: EngineConfig, defaults: Settings, end_ids: list[int]
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        config: EngineConfig,
+        defaults: Settings,
+        end_ids: list[int],
+        _ahead: bool | None = None,
     ):
+        """_ahead: tests run on a CPU what a GPU does; None: what the device is for."""
         self.model = model.prepare()
         self.tokenizer = tokenizer
         self.config = config
@@ -58,40 +63,63 @@ class Engine:
         )
         self.device = model.embedding.device
         self.dtype = model.embedding.dtype
-        self.phases = Phases(self.device)
-        self.stats = EngineStats(seconds=self.phases.seconds)
+        self.runs_ahead = has_kernels(self.device, self.dtype) if _ahead is None else _ahead
         self.model_checksum = ""
         self.curve: list[CurvePoint] = []  # where canvases were left to the engine: what it measured
+        self._count_anew()
         if config.canvases is None:
             self.curve = self._calibrate()
+            self._count_anew()
         self._make_room(config.canvases or knee(self.curve))
+
+    def _count_anew(self) -> None:
+        self.phases = Phases(self.device)
+        self.stats = EngineStats(seconds=self.phases.seconds)
 
     def _make_room(self, canvases: int) -> None:
         """Memory for so many canvases in flight, and the keys and values before them."""
-        shape, config = self.model.config, self.config
         self.in_flight = canvases
-        budget = config.kv_bytes or default_budget(shape, self.device, canvases)
-        counts = count_pages(shape, self.dtype, canvases, config.prefill_tiles, budget)
-        self.pages = Pages(*counts, shape.canvas_length, shape.sliding_window - 1, config.share_prefixes)
-        self.kv = KVCache(shape, *counts, self.device, self.dtype)
-        self.canvases = Canvases(self.model, canvases, self.tokenizer.never_emitted(self.end_ids))
-        self.passes = Passes(self.model, self.kv, self.canvases)
-        self.steps = Steps(self.passes, self.canvases)
+        if self.runs_ahead:
+            self.__dict__.pop("loop", None)  # what the room before this one held is free again
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.loop: PlainLoop | AheadLoop = self._loop(AheadLoop, canvases)
+        else:
+            self.loop = plain = self._loop(PlainLoop, canvases)
+            self.kv, self.canvases, self.passes, self.steps = plain.kv, plain.canvases, plain.passes, plain.steps
+        self.pages = self.loop.pages
+
+    def _loop(self, kind: type[Loop], canvases: int) -> Loop:
+        shape, tiles = self.model.config, self.config.prefill_tiles
+        counts = count_pages(shape, self.dtype, canvases, tiles, self._budget(kind, canvases), kind.pages_ahead)
+        return kind(self.model, self.tokenizer, self.config, canvases, counts, self.end_ids, self.stats, self.phases)
+
+    def _budget(self, kind: type[PlainLoop] | type[AheadLoop], canvases: int) -> int:
+        """Bytes for the keys and values of clean text."""
+        shape, config = self.model.config, self.config
+        held = kind.held_bytes(shape, self.dtype, canvases, config.prefill_tiles)
+        return config.kv_bytes or default_budget(shape, self.device, canvases, held)
+
+    def plain_loop(self, canvases: int = 1) -> PlainLoop:
+        """The plain passes: those at work, or beside a loop that runs ahead others over the same weights."""
+        return self.loop if isinstance(self.loop, PlainLoop) else self._loop(PlainLoop, canvases)
 
     @torch.inference_mode()
     def _calibrate(self) -> list[CurvePoint]:
         """The throughput curve, over as many canvases as the memory allows beside their longest prompts."""
         shape, config = self.model.config, self.config
+        kind = AheadLoop if self.runs_ahead else PlainLoop
 
         def fits(canvases: int) -> bool:
-            budget = config.kv_bytes or default_budget(shape, self.device, canvases)
-            return holds_all(shape, self.dtype, canvases, config.prefill_tiles, budget)
+            budget = self._budget(kind, canvases)
+            return holds_all(shape, self.dtype, canvases, config.prefill_tiles, budget, kind.pages_ahead)
 
         def prepare(canvases: int) -> Callable[[], object]:
             self._make_room(canvases)
-            return made_up_steps(self.pages, self.canvases, self.steps, shape, self.defaults)
+            return made_up_steps(self.loop, canvases, config.prefill_tiles, shape, self.defaults)
 
-        return measure(prepare, [SIZES[0], *filter(fits, SIZES[1:])])
+        limit_s = CUDA_LIMIT_S if self.device.type == "cuda" else LIMIT_S
+        return measure(prepare, [SIZES[0], *filter(fits, SIZES[1:])], limit_s)
 
     @classmethod
     def load(
@@ -152,24 +180,22 @@ class Engine:
             while not (source.exhausted and scheduler.idle):
                 self._pull(source, scheduler, scheduler.room, results)
                 self._admit(scheduler)
-                self._start(scheduler.plan())
+                self.loop.start(scheduler)
                 # the device is at work: what the host has to do goes here
                 self._pull(source, scheduler, self.in_flight - len(scheduler.waiting), results)
                 while results:
                     result = self._told(results.popleft())
                     with self.phases.of("wait_output"):
                         yield result
-                settled = self._finish()
-                self._settle(settled)
-                for sequence in settled:
-                    if sequence.finish:
-                        scheduler.retire(sequence)
-                        sequence.ended_at = time.perf_counter()
-                        results.append(sequence)
+                for sequence in self.loop.finish():
+                    self._retire(scheduler, sequence)
+                    sequence.ended_at = time.perf_counter()
+                    results.append(sequence)
             yield from map(self._told, results)
         finally:
             for sequence in list(scheduler.flight):
-                scheduler.retire(sequence)
+                self._retire(scheduler, sequence)
+            self.loop.forget()
 
     @torch.inference_mode()
     def denoise_logits(
@@ -181,8 +207,8 @@ class Engine:
         returns: (canvas, vocab) float32, softcapped, before the temperature
         raises RowError when the memory for keys and values cannot hold the prompt now
         """
-        length = self.model.config.canvas_length
-        scheduler = Scheduler(self.pages, 1, length, self.config.prefill_tiles)
+        length, loop = self.model.config.canvas_length, self.plain_loop()
+        scheduler = Scheduler(loop.pages, 1, length, self.config.prefill_tiles)
         one_canvas = replace(self.defaults, max_new_tokens=length)
         sequence = Sequence(Prompt("", 0, (), 0), one_canvas, prompt_ids, self.end_ids, chunks_of(prompt_ids, length))
         scheduler.waiting.append(sequence)
@@ -192,14 +218,14 @@ class Engine:
                 f"no pages are free for {len(prompt_ids)} prompt tokens; give the engine more kv_bytes",
             )
         while sequence.pending:
-            self.steps.start([tile for tile in scheduler.plan() if tile.causal])
-            self.steps.finish()
+            loop.steps.start([tile for tile in scheduler.plan() if tile.causal])
+            loop.steps.finish()
         slot = sequence.slot
-        self.canvases.tokens[slot] = torch.tensor(canvas_ids, device=self.device)
+        loop.canvases.tokens[slot] = torch.tensor(canvas_ids, device=self.device)
         if previous_logits is not None:
             sequence.step = 1
-            self.canvases.soft[slot] = self.model.soft_embeddings(previous_logits.to(self.device).softmax(-1))
-        logits = self.passes.run([tile for tile in scheduler.plan() if not tile.causal])
+            loop.canvases.soft[slot] = self.model.soft_embeddings(previous_logits.to(self.device).softmax(-1))
+        logits = loop.passes.run([tile for tile in scheduler.plan() if not tile.causal])
         scheduler.retire(sequence)
         assert logits is not None
         return logits[0, :length]
@@ -227,47 +253,11 @@ class Engine:
         now = time.perf_counter()
         for sequence in admitted:
             sequence.started_at = now
-        self.canvases.lay(admitted)
+        self.loop.admit(admitted)
 
-    def _start(self, tiles: list[Tile]) -> None:
-        now = time.perf_counter()
-        canvases = [tile for tile in tiles if not tile.causal]
-        for tile in canvases:
-            tile.sequence.denoised_at = tile.sequence.denoised_at or now
-        with self.phases.launching(prefill_ratio(tiles)):
-            self.stats.passes += self.steps.start(tiles)
-        self.stats.tiles += len(tiles)
-        self.stats.steps += bool(canvases)
-        self.stats.canvas_tiles += len(canvases)
-        self.stats.prefix_tokens += sum(tile.start for tile in canvases)
-
-    def _finish(self) -> list[Sequence]:
-        """The decisions about the canvases of the step that was started; returns those whose canvas settled."""
-        with self.phases.deciding():
-            decided = self.steps.finish()
-        settled = []
-        for sequence, outcome in decided:
-            sequence.stepped(outcome.unchanged)
-            if sequence.out_of_steps or sampler.is_settled(sequence.still, outcome.mean_entropy, sequence.settings):
-                sequence.entropy_sum += outcome.mean_entropy
-                settled.append(sequence)
-        return settled
-
-    def _settle(self, sequences: list[Sequence]) -> None:
-        """Emit the argmax of each; where that does not end a sequence, its canvas is clean text for the next one."""
-        for sequence in sequences:
-            ids, first = self.canvases.settled(sequence)
-            before = len(sequence.token_ids)
-            self.stats.denoise_steps += sequence.step
-            self.stats.canvases += 1
-            sequence.emit(ids)
-            cut_at_stop(sequence, self.tokenizer)
-            emitted = len(sequence.token_ids) - before
-            sequence.revised_tokens += sum(was not in (-1, now) for was, now in zip(first, ids[:emitted], strict=False))
-            self.stats.cut_tokens += len(ids) - emitted
-            if not sequence.finish:
-                sequence.pending.append(tuple(ids))
-        self.canvases.lay([sequence for sequence in sequences if not sequence.finish])
+    def _retire(self, scheduler: Scheduler, sequence: Sequence) -> None:
+        scheduler.retire(sequence)
+        self.loop.leave(sequence)
 
     def _told(self, result: Sequence | Rejection) -> Completion | Rejection:
         return self._completion(result) if isinstance(result, Sequence) else result

@@ -15,7 +15,7 @@ from dgbatch.engine.pages import pages_needed
 
 CPU_RATIO = 0.25  # of the machine's memory: several workers may share it
 CUDA_RATIO = 0.9  # of what is free once the weights are loaded and the sampler has its part
-LOGITS_COPIES = 6  # tensors as large as a canvas's float32 logits that one step holds at once
+LOGITS_COPIES = 6  # tensors as large as a canvas's float32 logits that one plain step holds at once
 
 
 def count_pages(
@@ -56,10 +56,14 @@ def default_budget(config: ModelConfig, device: torch.device, canvases: int, hel
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        if held is None:
-            held = LOGITS_COPIES * 4 * canvases * config.canvas_length * config.vocab_size
+        held = plain_step_bytes(config, canvases) if held is None else held
         return max(0, int(CUDA_RATIO * (free - held)))
     return int(CPU_RATIO * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def plain_step_bytes(config: ModelConfig, canvases: int) -> int:
+    """What a step of plain PyTorch holds of its canvases' logits; all else is small beside them."""
+    return LOGITS_COPIES * 4 * canvases * config.canvas_length * config.vocab_size
 
 
 def device_step_bytes(config: ModelConfig, dtype: torch.dtype, canvases: int, prefill_tiles: int) -> int:

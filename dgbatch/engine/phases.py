@@ -77,6 +77,10 @@ class Phases:
         self.seconds["prefill"] += (wall_s - exposed_s) * prefill_ratio
         self.seconds["denoise"] += (wall_s - exposed_s) * (1 - prefill_ratio)
 
+    def stops(self) -> None:
+        """Nobody reads the steps that are still with the device."""
+        self._between = None
+
     def _count(self) -> None:
         launch_s, host_s, wait_s = (self._marks[i + 1] - self._marks[i] for i in range(3))
         between, self._between = self._between or {}, None

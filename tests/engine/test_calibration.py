@@ -86,7 +86,7 @@ def test_sizes_that_the_memory_cannot_hold_are_not_tried(
 
     tried: list[int] = []
     monkeypatch.setattr(
-        "dgbatch.engine.engine.measure", lambda prepare, sizes: tried.extend(sizes) or [CurvePoint(1, 1.0)]
+        "dgbatch.engine.engine.measure", lambda prepare, sizes, limit_s: tried.extend(sizes) or [CurvePoint(1, 1.0)]
     )
     budget = _wanted(model.config, model.embedding.dtype, 4, 4)[1]
     tiny.make_engine(tokenizer, model, canvases=None, kv_bytes=budget)

@@ -1,5 +1,6 @@
-"""One denoising step read top to bottom: tokens in, layers, beliefs, decisions. It allocates, launches and reads nothing
-back, so it can be captured whole.
+"""One denoising step read top to bottom: tokens in, layers, beliefs, decisions.
+
+It allocates, launches and reads nothing back, so it can be captured whole.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Step:
     def __call__(self, count: int) -> None:
         config, weights, slots = self.config, self.weights, self.state.slots
         tiles = self.state.tiles(count)
-        op.plan_tiles(slots, tiles, self.fold)
+        op.plan_tiles(slots, tiles, config.canvas_length, self.fold)
         x, h, angles = self._embed(tiles)
         following = [layer.before_attention for layer in weights.layers[1:]] + [weights.final_norm]
         for layer, pool, next_norm in zip(weights.layers, self.state.pools, following, strict=True):

@@ -6,8 +6,8 @@ canvases of a sequence are given in advance. A text without a page waits, and it
 
 Why no page is taken from a step that still reads it: the passes run in the order in which they were launched, so what
 the host gives away now is written after every pass that is with the device. And a page leaves the window of a sequence
-only when no row can see it that comes after the text the host *knows* to be in pages: the text it has given pages for is
-at most AHEAD canvases longer, and `Pages` is told to keep as many pages more.
+only when no row can see it that comes after the text which the host *knows* to be in pages: what it has given pages for
+is at most AHEAD canvases longer, and `Pages` is told to keep as many pages more.
 """
 
 from __future__ import annotations

@@ -5,7 +5,10 @@ Orders are words of the arena. They lie in the stream between two steps, so no s
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import struct
+=======
+>>>>>>> norms
 from collections.abc import Collection, Iterable
 from collections.abc import Sequence as Many
 
@@ -18,6 +21,8 @@ from dgbatch.engine.kernels.tables import Number, Real
 from dgbatch.engine.noise import split_key
 from dgbatch.engine.sequence import Sequence
 from dgbatch.records import Settings
+
+LARGEST = 2**31 - 1  # an int32
 
 
 class Orders:
@@ -43,13 +48,13 @@ class Orders:
             Number.TEXT: len(sequence.prompt_ids),
             Number.KEY_LOW: signed(low),
             Number.KEY_HIGH: signed(high),
-            Number.MAX_STEPS: settings.max_denoising_steps,
-            Number.STABILITY: settings.stability,
+            Number.MAX_STEPS: min(settings.max_denoising_steps, LARGEST),
+            Number.STABILITY: min(settings.stability, LARGEST),
             Number.GREEDY: int(settings.greedy),
             Number.MAX_NEW: settings.max_new_tokens,
         }
         self._put(slots.numbers[slot], [numbers[column] for column in Number])
-        self._put(slots.reals[slot], [float_bits(value) for value in reals_of(settings)])
+        self._put(slots.reals[slot], bits_of(reals_of(settings)))
         self._put(slots.text[slot], sequence.prompt_ids)
         rows = slots.canvas.shape[1]
         self._put(slots.canvas[slot], [*noise, *[0] * (rows - len(noise))])
@@ -87,7 +92,7 @@ class Orders:
         self._words.clear()
 
     def _put(self, part: Tensor, values: Iterable[int]) -> None:
-        first = part.storage_offset()
+        first = int(part.storage_offset())
         self._words.update(enumerate(values, first))
 
     def _carried(self, *columns: Iterable[int]) -> Tensor:
@@ -115,6 +120,6 @@ def signed(word: int) -> int:
     return word - (1 << 32) if word >> 31 else word
 
 
-def float_bits(value: float) -> int:
-    """The int32 with the bits of a number rounded to float32."""
-    return int(struct.unpack("<i", struct.pack("<f", value))[0])
+def bits_of(values: list[float]) -> list[int]:
+    """The int32 with the bits of each, rounded to float32."""
+    return torch.tensor(values, dtype=torch.float32).view(torch.int32).tolist()

@@ -1,4 +1,4 @@
-"""All tensors that a step reads and writes beside weights; made once, and never moved, for graphs know their addresses."""
+"""All tensors that a step reads and writes beside weights. They are made once, for graphs know their addresses."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from dgbatch.engine.device_step.tile_count import most_tiles, tile_rows
-from dgbatch.engine.kernels.tables import Frame, Number, Of, Real, Slots, Tiles, Told
+from dgbatch.engine.kernels.tables import Frame, Number, Real, Slots, Tiles, Told
 from dgbatch.engine.kv_cache import page_shape
 from dgbatch.engine.model.config import ModelConfig
 
+TABLE_COLUMNS = 8  # those of Of, and room to a vector
 ALIGNED = 64  # words: every part of the arena begins at 256 bytes, for loads of 16 bytes a thread
 
 
@@ -60,8 +61,10 @@ def make_state(
         "argmax": (canvases, rows),
         "first_accepted": (canvases, rows),
     }
-    arena, parts = _arena(shapes, device)
-    said, told = _arena({"told": (canvases, len(Told)), "frames": (canvases, len(Frame), rows)}, device)
+    arena = torch.zeros(_words(shapes), dtype=torch.int32, device=device)
+    parts = _parts(arena, shapes)
+    said = torch.zeros(_words(_said_shapes(canvases, rows)), dtype=torch.int32, device=device)
+    told, frames = said_parts(said, canvases, rows)
     slots = Slots(
         numbers=parts["numbers"],
         reals=parts["reals"].view(torch.float32),
@@ -74,8 +77,8 @@ def make_state(
         allowed=torch.ones(canvases, config.vocab_size, dtype=torch.int8, device=device),
         # no tensor is empty: -1 is nobody's id
         end_ids=torch.tensor(sorted(end_ids) or [-1], dtype=torch.int32, device=device),
-        told=told["told"],
-        frames=told["frames"],
+        told=told,
+        frames=frames,
     )
     most = most_tiles(canvases, prefill_tiles)
     pools = [
@@ -94,16 +97,27 @@ def make_state(
     )
 
 
-TABLE_COLUMNS = 8
-assert len(Of) <= TABLE_COLUMNS
+def said_parts(said: Tensor, canvases: int, rows: int) -> tuple[Tensor, Tensor]:
+    """Slots.told and Slots.frames in one tensor of words, or in a copy of it."""
+    parts = _parts(said, _said_shapes(canvases, rows))
+    return parts["told"], parts["frames"]
 
 
-def _arena(shapes: dict[str, tuple[int, ...]], device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-    """One tensor of zeros, and its parts by name."""
-    starts, words = {}, 0
+def _said_shapes(canvases: int, rows: int) -> dict[str, tuple[int, ...]]:
+    return {"told": (canvases, len(Told)), "frames": (canvases, len(Frame), rows)}
+
+
+def _words(shapes: dict[str, tuple[int, ...]]) -> int:
+    return sum(_padded(shape) for shape in shapes.values())
+
+
+def _parts(arena: Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    parts, first = {}, 0
     for name, shape in shapes.items():
-        starts[name] = words
-        words += -(-prod(shape) // ALIGNED) * ALIGNED
-    arena = torch.zeros(words, dtype=torch.int32, device=device)
-    parts = {name: arena[starts[name] :][: prod(shape)].view(shape) for name, shape in shapes.items()}
-    return arena, parts
+        parts[name] = arena[first : first + prod(shape)].view(shape)
+        first += _padded(shape)
+    return parts
+
+
+def _padded(shape: tuple[int, ...]) -> int:
+    return -(-prod(shape) // ALIGNED) * ALIGNED

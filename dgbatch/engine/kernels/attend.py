@@ -9,18 +9,21 @@ rest of the pass, so a tile's numbers do not depend on its company.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from dgbatch.engine.kernels.launch import INTERPRETED, architecture
+from dgbatch.engine.kernels.launch import HOPPER, INTERPRETED, architecture
 from dgbatch.engine.kernels.tables import Number, Of, Slots, Tiles
 
-SPLITS = 2  # one canvas gives 64 blocks of rows and heads, on sliding layers and on full ones: half of Hopper's 132 SMs
-MERGED_ROWS = 8
+# One canvas has 32 blocks of rows and heads on sliding layers and 64 on full ones, Hopper 132 multiprocessors. More
+# parts would cost many canvases more than they give to one: each is written and read once in float32.
+SPLITS = 2
+
+RTX = 120
 
 _SLOT, _CANVAS, _START = tl.constexpr(int(Of.SLOT)), tl.constexpr(int(Of.CANVAS)), tl.constexpr(int(Of.START))
 _ROWS, _CHUNK, _PROMPT = tl.constexpr(int(Of.ROWS)), tl.constexpr(int(Of.CHUNK)), tl.constexpr(int(Number.PROMPT))
@@ -36,11 +39,25 @@ class Config:
     stages: int
 
 
-def config(head_dim: int, itemsize: int, arch: int) -> Config:
-    """The same for every pass. 64 x 512 floats of output need 8 warps: 4 of them spill."""
-    if head_dim > 256:
-        return Config(64, 32, 8, 2)
-    return Config(64, 64, 4, 2)
+def config(head_dim: int, itemsize: int, packed_rows: int, arch: int) -> Config:
+    """Block sizes of a layer: the same for every pass. packed_rows: rows of a tile times heads of a group.
+
+    What bounds them: float32 outputs in registers (block_rows * head_dim / threads of them, 128 at most of 255), shared
+    memory for the rows and `stages` blocks of keys and values (227 KB; 99 KB on RTX), and the tensor cores, which on
+    Hopper wait for shared memory below 64 keys. 128 rows, where they fit, read a key from L2 half as often as 64.
+    """
+    if arch == RTX and head_dim * itemsize > 256:
+        chosen = Config(32, 16, 4, 2) if head_dim > 256 else Config(64, 32, 4, 2)
+    elif head_dim > 256 or itemsize > 2:
+        chosen = Config(64, 32, 8, 2)
+    elif arch == HOPPER:
+        chosen = Config(128, 64, 8, 2)
+    else:
+        chosen = Config(128, 32, 8, 3)  # 64 keys spill
+    rows = chosen.block_rows
+    while packed_rows % rows:
+        rows //= 2
+    return replace(chosen, block_rows=rows)
 
 
 def attend(q: Tensor, slots: Slots, tiles: Tiles, pool: Tensor, sliding: bool, window: int, span: Tensor) -> Tensor:
@@ -51,14 +68,15 @@ def attend(q: Tensor, slots: Slots, tiles: Tiles, pool: Tensor, sliding: bool, w
     rows, heads, size = q.shape
     kv_heads, page_tokens = pool.shape[2:4]
     capacity, tile_rows = len(tiles.table), rows // len(tiles.table)
-    chosen = config(size, q.element_size(), architecture(q))
+    packed_rows = tile_rows * heads // kv_heads
+    chosen = config(size, q.element_size(), packed_rows, architecture(q))
     out = torch.empty(rows, heads * size, dtype=q.dtype, device=q.device)
     parts = torch.empty(SPLITS, rows * heads, size, dtype=torch.float32, device=q.device)
     maxima = torch.empty(SPLITS, rows * heads, dtype=torch.float32, device=q.device)
     sums = torch.empty_like(maxima)
     block_size = max(16, triton.next_power_of_2(size))  # a tensor-core product sums 16 terms at least
     # blocks of rows go first: those that are at work side by side read the same keys, from L2
-    grid = (tile_rows * heads // kv_heads // chosen.block_rows, kv_heads * SPLITS, capacity)
+    grid = (packed_rows // chosen.block_rows, kv_heads * SPLITS, capacity)
     _attend[grid](
         q, pool, slots.pages, slots.numbers, tiles.table, span, parts, maxima, sums,
         window if sliding else 0, len(slots.numbers), slots.pages.shape[2], len(pool) - len(slots.numbers),
@@ -67,9 +85,10 @@ def attend(q: Tensor, slots: Slots, tiles: Tiles, pool: Tensor, sliding: bool, w
         BLOCK_KEYS=chosen.block_keys, SPLITS=SPLITS, SLIDING=sliding, UPCAST=INTERPRETED,
         num_warps=chosen.warps, num_stages=chosen.stages,
     )  # fmt: skip
-    _merge[(triton.cdiv(rows * heads, MERGED_ROWS),)](
+    merged_rows = min(64, 4096 // block_size)  # 32 floats a thread
+    _merge[(rows * heads // merged_rows,)](
         parts, maxima, sums, span, out, rows * heads,
-        TILE_ROWS=tile_rows, HEADS=heads, KV_HEADS=kv_heads, SIZE=size, BLOCK_SIZE=block_size, BLOCK_ROWS=MERGED_ROWS,
+        TILE_ROWS=tile_rows, HEADS=heads, KV_HEADS=kv_heads, SIZE=size, BLOCK_SIZE=block_size, BLOCK_ROWS=merged_rows,
         SPLITS=SPLITS, num_warps=4, num_stages=1,
     )  # fmt: skip
     return out
@@ -176,11 +195,7 @@ def _attend(
 @triton.jit
 def _fits(column, SIZE: tl.constexpr):
     """Head sizes of the real model are powers of two: no mask there."""
-    if column.shape[0] == SIZE:
-        fits = tl.full((1, 1), True, tl.int1)
-    else:
-        fits = (column < SIZE)[None, :]
-    return fits
+    return tl.full((1, 1), True, tl.int1) if column.shape[0] == SIZE else (column < SIZE)[None, :]
 
 
 @triton.jit

@@ -46,28 +46,25 @@ def _up_tile(
     place = tl.load(place_at + token, mask=there, other=0)
     column = tl.program_id(1) * BLOCK_I + tl.arange(0, BLOCK_I)
     k = tl.arange(0, BLOCK_K)
-    gate_at = gate_up + column[:, None] * H + k[None, :]
-    up_at = gate_at + I * H
-    x_at = x + (place // CHOSEN)[:, None].to(tl.int64) * H + k[None, :]
+    weight_at = column[:, None] * H + k[None, :]
+    x_at = (place // CHOSEN)[:, None] * H + k[None, :]
+    up_rows = gate_up + I * H
     gate = tl.zeros((BLOCK_I, TOKENS), tl.float32)
     up = tl.zeros((BLOCK_I, TOKENS), tl.float32)
     for start in tl.range(0, H, BLOCK_K, num_stages=STAGES):
         if EVEN_K:
-            a = tl.load(gate_at, mask=column[:, None] < I, other=0.0)
-            b = tl.load(up_at, mask=column[:, None] < I, other=0.0)
-            c = tl.load(x_at, mask=there[:, None], other=0.0)
+            a = tl.load(gate_up + start + weight_at, mask=column[:, None] < I, other=0.0)
+            b = tl.load(up_rows + start + weight_at, mask=column[:, None] < I, other=0.0)
+            c = tl.load(x + start + x_at, mask=there[:, None], other=0.0)
         else:
             inside = k[None, :] < H - start
-            a = tl.load(gate_at, mask=(column[:, None] < I) & inside, other=0.0)
-            b = tl.load(up_at, mask=(column[:, None] < I) & inside, other=0.0)
-            c = tl.load(x_at, mask=there[:, None] & inside, other=0.0)
+            a = tl.load(gate_up + start + weight_at, mask=(column[:, None] < I) & inside, other=0.0)
+            b = tl.load(up_rows + start + weight_at, mask=(column[:, None] < I) & inside, other=0.0)
+            c = tl.load(x + start + x_at, mask=there[:, None] & inside, other=0.0)
         if UPCAST:
             a, b, c = a.to(tl.float32), b.to(tl.float32), c.to(tl.float32)
         gate = tl.dot(a, c.T, gate, input_precision="ieee")
         up = tl.dot(b, c.T, up, input_precision="ieee")
-        gate_at += BLOCK_K
-        up_at += BLOCK_K
-        x_at += BLOCK_K
     if SCALED:
         gate *= tl.load(scale + column, mask=column < I, other=0.0)[:, None]
         up *= tl.load(scale + I + column, mask=column < I, other=0.0)[:, None]
@@ -105,7 +102,8 @@ def _experts_up(
         return
     matrix = gate_up + expert * (2 * I * H)
     own = scale + expert * (2 * I)
-    for start in range(tl.program_id(0) * MANY, count, tl.num_programs(0) * MANY):
+    # Nothing moves out of this loop: what both branches prepare would hold registers and spill.
+    for start in tl.range(tl.program_id(0) * MANY, count, tl.num_programs(0) * MANY, disable_licm=True):
         at = places + expert * rows + start
         left = count - start
         if left <= FEW:
@@ -153,7 +151,8 @@ def experts_up(
         EVEN_K=hidden % BLOCK_K == 0,
         SCALED=scale is not None,
         UPCAST=INTERPRETED,
-        num_warps=4,
+        num_warps=tokens.num_warps,
+        maxnreg=tokens.registers,
         num_stages=tokens.few_stages,
     )
     return inner
@@ -167,6 +166,8 @@ class TokenTiles(NamedTuple):
     many: int  # tokens of the others
     many_stages: int
     turns: int  # programs that share the tiles of one expert
+    num_warps: int
+    registers: int | None  # at most, where two programs would not fit a multiprocessor otherwise
 
 
 def token_tiles(mean: int, arch: int) -> TokenTiles:
@@ -176,9 +177,9 @@ def token_tiles(mean: int, arch: int) -> TokenTiles:
     by side. Stages are such that two programs fit a multiprocessor (about 100 KB each of 227 KB).
     """
     if arch > BLACKWELL:  # 99 KB of shared memory
-        return TokenTiles(32, 4, 64, 3, 1 + mean // 64)
+        return TokenTiles(32, 4, 64, 3, 1 + mean // 64, 4, None)
     if mean <= 32:  # one or two canvases: 16 or 32 tokens, give or take 5
-        return TokenTiles(32, 5, 64, 4, 1)
+        return TokenTiles(32, 5, 64, 4, 1, 4, None)
     if mean <= 64:
-        return TokenTiles(64, 4, 128, 3, 1)
-    return TokenTiles(32, 5, 128, 3, 1 + mean // 128)
+        return TokenTiles(64, 4, 128, 3, 1, 8, 128)
+    return TokenTiles(32, 5, 128, 3, 1 + mean // 128, 8, 128)

@@ -92,4 +92,4 @@ def configuration(rows: int, width: int, arch: int) -> tuple[int, int, int]:
         return 64, 8, 3
     if triton.cdiv(rows, BLOCK_ROWS) * triton.cdiv(width, 128) >= ENOUGH_PROGRAMS:
         return 128, 8, 4
-    return 64, 8, 5
+    return 64, 8, 4

@@ -91,7 +91,7 @@ def configuration(rows: int, n: int, arch: int) -> tuple[int, int, int]:
     """
     if arch > BLACKWELL:  # 99 KB of shared memory
         return (128, 8, 2) if triton.cdiv(rows, BLOCK_ROWS) * triton.cdiv(n, 128) >= ENOUGH_PROGRAMS else (64, 4, 3)
-    for block_n, num_warps, num_stages in ((256, 8, 4), (128, 8, 5)):
+    for block_n, num_warps, num_stages in ((256, 8, 4), (128, 8, 4)):
         if triton.cdiv(rows, BLOCK_ROWS) * triton.cdiv(n, block_n) >= ENOUGH_PROGRAMS:
             return block_n, num_warps, num_stages
-    return 64, 4, 6
+    return 64, 4, 4  # 96 KB: room beside it for a program of the experts, which the dense MLP runs next to
