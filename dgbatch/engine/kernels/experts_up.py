@@ -44,30 +44,31 @@ def _up_tile(
     token = tl.arange(0, TOKENS)
     there = token < left
     place = tl.load(place_at + token, mask=there, other=0)
-    column = tl.program_id(1) * BLOCK_I + tl.arange(0, BLOCK_I)
+    # Of every 16 rows of the product 8 are of gate and 8 of up: the same thread has both in its registers.
+    row = tl.arange(0, 2 * BLOCK_I)
+    own = tl.program_id(1) * BLOCK_I + row // 16 * 8 + row % 8
+    half = row // 8 % 2
     k = tl.arange(0, BLOCK_K)
-    weight_at = column[:, None] * H + k[None, :]
+    weight_at = (half * I + own)[:, None] * H + k[None, :]
     x_at = (place // CHOSEN)[:, None] * H + k[None, :]
-    up_rows = gate_up + I * H
-    gate = tl.zeros((BLOCK_I, TOKENS), tl.float32)
-    up = tl.zeros((BLOCK_I, TOKENS), tl.float32)
+    both = tl.zeros((2 * BLOCK_I, TOKENS), tl.float32)
     for start in tl.range(0, H, BLOCK_K, num_stages=STAGES):
         if EVEN_K:
-            a = tl.load(gate_up + start + weight_at, mask=column[:, None] < I, other=0.0)
-            b = tl.load(up_rows + start + weight_at, mask=column[:, None] < I, other=0.0)
-            c = tl.load(x + start + x_at, mask=there[:, None], other=0.0)
+            a = tl.load(gate_up + start + weight_at, mask=own[:, None] < I, other=0.0)
+            b = tl.load(x + start + x_at, mask=there[:, None], other=0.0)
         else:
             inside = k[None, :] < H - start
-            a = tl.load(gate_up + start + weight_at, mask=(column[:, None] < I) & inside, other=0.0)
-            b = tl.load(up_rows + start + weight_at, mask=(column[:, None] < I) & inside, other=0.0)
-            c = tl.load(x + start + x_at, mask=there[:, None] & inside, other=0.0)
+            a = tl.load(gate_up + start + weight_at, mask=(own[:, None] < I) & inside, other=0.0)
+            b = tl.load(x + start + x_at, mask=there[:, None] & inside, other=0.0)
         if UPCAST:
-            a, b, c = a.to(tl.float32), b.to(tl.float32), c.to(tl.float32)
-        gate = tl.dot(a, c.T, gate, input_precision="ieee")
-        up = tl.dot(b, c.T, up, input_precision="ieee")
+            a, b = a.to(tl.float32), b.to(tl.float32)
+        both = tl.dot(a, b.T, both, input_precision="ieee")
     if SCALED:
-        gate *= tl.load(scale + column, mask=column < I, other=0.0)[:, None]
-        up *= tl.load(scale + I + column, mask=column < I, other=0.0)[:, None]
+        both *= tl.load(scale + half * I + own, mask=own < I, other=0.0)[:, None]
+    gate, up = both.reshape(BLOCK_I // 8, 2, 8, TOKENS).permute(0, 2, 3, 1).split()
+    gate = gate.reshape(BLOCK_I, TOKENS)
+    up = up.reshape(BLOCK_I, TOKENS)
+    column = tl.program_id(1) * BLOCK_I + tl.arange(0, BLOCK_I)
     value = gate_with_gelu(gate, up, inner.dtype.element_ty)
     inner_at = inner + place[:, None].to(tl.int64) * I + column[None, :]
     tl.store(inner_at, value.T, mask=there[:, None] & (column[None, :] < I))
