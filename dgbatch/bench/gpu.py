@@ -20,7 +20,7 @@ TRIES, LEAST_S = 7, 0.05
 
 
 def pick(name: str) -> torch.device:
-    """auto takes a GPU where there is one. Raises BenchError for a device this machine lacks."""
+    """auto takes a GPU where there is one; a GPU becomes the current one. Raises BenchError for what is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -29,6 +29,10 @@ def pick(name: str) -> torch.device:
         raise BenchError(f"--device {name}: known are auto, cpu, cuda and cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BenchError(f"--device {name}: torch sees no CUDA GPU here; a dry run goes with --device cpu --tiny")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif device.type != "cpu":
+        raise BenchError(f"--device {name}: known are auto, cpu, cuda and cuda:N")
     return device
 
 

@@ -51,12 +51,6 @@ def one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def settle(device: torch.device) -> None:
-    """Wait for all that was queued."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _between_events(
     work: Callable[[], object], before: Callable[[], object]
 ) -> tuple[torch.cuda.Event, torch.cuda.Event]:

@@ -101,7 +101,7 @@ def kernels(
     _check(out, None)
     asked = KernelsBench.asking(device, tiny, canvases, prefix, only or (), compile, _command())
     told = bench_kernels(asked, say, lambda so_far: write(so_far, out))
-    _tell(told, COLUMNS, table_rows(told), findings(told), out, None, json)
+    _tell(told, COLUMNS, table_rows(told), findings(told), out, None, json, left=1)
 
 
 @bench.command()
@@ -197,9 +197,10 @@ def _random(
 ) -> None:
     """`bench engine --model random-26b`."""
     from dgbatch.bench.plain import write
+    from dgbatch.bench.random_26b.contender import OURS
     from dgbatch.bench.random_26b.model import NAME
     from dgbatch.bench.random_26b.report import COLUMNS, findings, table_rows
-    from dgbatch.bench.random_26b.run import OURS, RandomBench, bench_random
+    from dgbatch.bench.random_26b.run import RandomBench, bench_random
     from dgbatch.cli.output import say
     from dgbatch.errors import BenchError
 
@@ -208,7 +209,7 @@ def _random(
     engines = RandomBench().engines if transformers else (OURS,)
     asked = RandomBench.asking(device, tiny, canvases, prefixes, engines, _command())
     told = bench_random(asked, say, lambda so_far: write(so_far, out))
-    _tell(told, COLUMNS, table_rows(told), findings(told), out, plot, json)
+    _tell(told, COLUMNS, table_rows(told), findings(told), out, plot, json, left=0)
 
 
 def _command() -> str:
@@ -238,9 +239,12 @@ def _tell(
     out: Path | None,
     plot: Path | None,
     as_json: bool,
+    left: int | None = None,
 ) -> None:
+    """left: of a table that takes all of 80 columns, how many of its own hold no numbers."""
     import json
 
+    from dgbatch.bench import plain
     from dgbatch.bench.plot import plot as draw
     from dgbatch.cli.output import print_json, show, table
 
@@ -250,6 +254,7 @@ def _tell(
         draw(told, plot)
     if as_json:
         print_json(told)
+    elif left is not None:
+        show(plain.table(columns, rows, left), "", *lines)
     else:
-        first = {"what": 1, "kernel": 1, "n": 0}.get(columns[0], 2)  # where numbers begin
-        show(table(columns, rows, right=columns[first:]), *lines)
+        show(table(columns, rows, right=columns[1:] if columns[0] == "what" else columns[2:]), *lines)

@@ -43,7 +43,7 @@ def findings(told: Mapping[str, Any]) -> list[str]:
         reached = both["share_of_copy"]
         verdict = "aim reached" if reached >= both["aim"] else "bar reached" if reached >= both["bar"] else "BELOW"
         lines.append(
-            f"Experts alone, {both['us']:.0f} us: {both['tb_s']:.2f} TB/s, {reached:.0%} of the copy "
+            f"Experts alone: {both['us']:.0f} us, {both['tb_s']:.2f} TB/s, {reached:.0%} of copy "
             f"(bar {both['bar']:.0%}, aim {both['aim']:.0%}): {verdict}"
         )
     notes: dict[str, list[str]] = {}

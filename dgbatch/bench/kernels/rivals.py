@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from dgbatch.bench.kernels.case import Arguments, Case
-from dgbatch.bench.stopwatch import settle
 from dgbatch.engine.kernels import operations
 
 KERNEL, TWIN, COMPILED = "kernel", "twin", "compiled"
@@ -40,12 +39,12 @@ def rival(name: str, case: Case, arguments: Arguments) -> Rival:
     """Ready to be timed: compiled, tried and, where that goes, captured. Raises what the operation raises."""
     operation = getattr(operations, case.operation)
     if name == KERNEL:
-        return _captured(name, lambda: operation(*arguments), must=_on_gpu(arguments))
+        return _captured(name, lambda: operation(*arguments), _device(arguments))
     twin, known = operation.__wrapped__, with_known_spans(arguments)
     if name == COMPILED:
         torch._dynamo.reset()  # or the second size would be compiled for sizes in general, and the eighth not at all
         twin = torch.compile(twin, dynamic=False)
-    return _captured(name, lambda: twin(*known), must=False)
+    return _captured(name, lambda: twin(*known), _device(arguments))
 
 
 def with_known_spans(arguments: Arguments) -> Arguments:
@@ -56,32 +55,36 @@ def _is_span(one: Any) -> bool:
     return isinstance(one, Tensor) and one.dtype == torch.int32 and tuple(one.shape) == (2,)
 
 
-def _on_gpu(arguments: Arguments) -> bool:
-    return _device(arguments).type == "cuda"
-
-
 def _device(arguments: Arguments) -> torch.device:
     device: torch.device = arguments[0].device
     return device
 
 
-def _captured(name: str, call: Callable[[], object], must: bool) -> Rival:
-    """must: an operation of ours has to fit a graph; what does not is reported, not timed another way."""
+def _captured(name: str, call: Callable[[], object], device: torch.device) -> Rival:
     for _ in range(WARM_CALLS):
         call()
-    if not torch.cuda.is_available():
+    if device.type != "cuda":
         return Rival(name, call, captured=False)
-    settle(torch.device("cuda"))
-    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize(device)
     try:
-        with torch.cuda.graph(graph):
-            call()
-    except RuntimeError:  # it asks the host something: a twin does where the kernel decides on the device
-        if must:
+        _without_asking(call)
+    except RuntimeError:
+        if name == KERNEL:  # an operation of ours has to fit a graph: it is reported, not timed another way
             raise
-        settle(torch.device("cuda"))
         return Rival(name, call, captured=False)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
     return Rival(name, graph.replay, captured=True)
+
+
+def _without_asking(call: Callable[[], object]) -> None:
+    """RuntimeError where the host asks the device something: a capture that fails would leave the allocator unwell."""
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 class Before:

@@ -112,7 +112,9 @@ def bench_kernels(
             if not asked.only or {case.name, case.operation} & set(asked.only):
                 timing = timed(case, company, canvases, dtype, device, None if dry else limits, compiling, dry)
                 told["results"].append(asdict(timing))
-                tell(f"{canvases} at once, {case.name}: " + (f"{timing.us:.1f} us" if timing.us else timing.notes[0]))
+                tell(f"{canvases} at once, {case.name}: " + (f"{timing.us:.1f} us" if timing.us else "no time"))
+                for note in timing.notes:
+                    tell(f"  {note}")
                 keep(told)
     told["experts_pair"] = None if dry else pair(told["results"], limits)
     told["ceilings_after"] = told_ceilings(ceilings(device, dtype, quick=dry))

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     except BenchError as error:
         plain.say(f"error: {error}")
         return error.exit_code
-    print(plain.table(COLUMNS, table_rows(told)))
+    print(plain.table(COLUMNS, table_rows(told), left=0))
     print("", *findings(told), sep="\n")
     return 0
 

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from dgbatch.bench.stopwatch import nothing
 
+OURS, EAGER, COMPILED = "dgbatch", "transformers-eager", "transformers-compiled"
+
 
 @dataclass(frozen=True, slots=True)
 class Passes:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dgbatch.bench.random_26b.contender import Passes
+from dgbatch.bench.random_26b.contender import OURS, Passes
 from dgbatch.bench.random_26b.model import SEED, prefix_of
 from dgbatch.engine.device_step.cuda_graph import Graphs
 from dgbatch.engine.device_step.forward import Step
@@ -17,7 +17,6 @@ from dgbatch.engine.device_step.weights import step_weights
 from dgbatch.engine.kernels.tables import Number
 from dgbatch.engine.model.transformer import Transformer
 
-NAME = "dgbatch"
 NEVER = 1 << 30  # steps: neither that many nor so many without a change are ever reached
 REALS = (0.8, 0.4, 0.1, 0.0)  # temperatures and entropy bound as the real model has them; never confident
 
@@ -25,7 +24,7 @@ REALS = (0.8, 0.4, 0.1, 0.0)  # temperatures and entropy bound as the real model
 class Dgbatch:
     """Every canvas has a slot and a tile of its own; a commit is a pass of as many chunks and no canvas."""
 
-    name = NAME
+    name = OURS
 
     def __init__(self, model: Transformer):
         self._model = model

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from textwrap import wrap
 from typing import Any
 
-from dgbatch.bench.random_26b.run import OURS
-from dgbatch.bench.random_26b.theirs import COMPILED, EAGER
+from dgbatch.bench.random_26b.contender import COMPILED, EAGER, OURS
 
 COLUMNS = ("n", "prefix", "floor", "dgbatch", "share", "eager", "compiled", "commit", "share")
 # Of issue 6, for an H200, bf16 and a prefix of 1,024: ms per step, and how many times as fast as transformers.
@@ -25,22 +24,27 @@ def table_rows(told: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """One row per size; ms, and in how many times our time transformers take the same step."""
     results = by_size(told)
     sizes = sorted({(one["prefix"], one["canvases"]) for one in (*told["results"], *told["skipped"])})
-    return [_row(results, canvases, prefix) for prefix, canvases in sizes]
+    return [_row(results, canvases, prefix, told["dry_run"]) for prefix, canvases in sizes]
 
 
-def _row(results: Results, canvases: int, prefix: int) -> tuple[str, ...]:
-    ours = results.get((OURS, canvases, prefix))
-    anyone = ours or next((one for key, one in results.items() if key[1:] == (canvases, prefix)), None)
+def _row(results: Results, canvases: int, prefix: int, dry_run: bool) -> tuple[str, ...]:
+    sides = {name: results.get((name, canvases, prefix)) for name in (OURS, EAGER, COMPILED)}
+    ours = sides[OURS]
+    floor = next((one["floor_ms"] for one in sides.values() if one), None)
+    step, commit, commit_floor = (
+        ours[name] if ours else None for name in ("ms_per_step", "ms_per_commit", "floor_commit_ms")
+    )
+    beside = None if dry_run else ours
     return (
         str(canvases),
         f"{prefix:,}",
-        _ms(anyone and anyone["floor_ms"]),
-        _ms(ours and ours["ms_per_step"]),
-        _share(ours and share(ours["floor_ms"], ours["ms_per_step"])),
-        _beside(results.get((EAGER, canvases, prefix)), ours),
-        _beside(results.get((COMPILED, canvases, prefix)), ours),
-        _ms(ours and ours["ms_per_commit"]),
-        _share(ours and share(ours["floor_commit_ms"], ours["ms_per_commit"])),
+        _ms(floor),
+        _ms(step),
+        _share(share(floor, step)),
+        _beside(sides[EAGER], beside),
+        _beside(sides[COMPILED], beside),
+        _ms(commit),
+        _share(share(commit_floor, commit)),
     )
 
 
@@ -92,7 +96,8 @@ def findings(told: Mapping[str, Any]) -> list[str]:
     lines = []
     if told["dry_run"]:
         lines.append("A dry run on a tiny shape: it shows that the program runs, and its times say nothing.")
-    lines.append(f"{told['device']}; ms, medians of {turns['measured']} after {turns['warm_ups']} to warm up.")
+    often = f"medians of {turns['measured']} after {turns['warm_ups']} to warm up"
+    lines.append(f"{told['device']}; ms, {often}; {told['seconds']:.0f} s in all.")
     limits = told["ceilings"]
     lines.append(f"Copy {limits['copy_tb_s']:.3g} TB/s, product {limits['bf16_tflop_s']:.4g} TFLOP/s, measured here.")
     lines.append("n: canvases at once. share: floor / dgbatch. 2.00x: transformers take twice as long.")

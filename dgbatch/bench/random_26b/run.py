@@ -17,11 +17,10 @@ import torch
 
 from dgbatch import roofline
 from dgbatch.bench.gpu import ceilings, pick, provenance, told_ceilings
-from dgbatch.bench.random_26b.contender import Contender
+from dgbatch.bench.random_26b.contender import COMPILED, EAGER, OURS, Contender
 from dgbatch.bench.random_26b.model import NAME, REAL, TINY, random_model
-from dgbatch.bench.random_26b.ours import NAME as OURS
 from dgbatch.bench.random_26b.ours import Dgbatch
-from dgbatch.bench.random_26b.theirs import COMPILED, EAGER, Transformers
+from dgbatch.bench.random_26b.theirs import Transformers
 from dgbatch.bench.stopwatch import Turns, one_thread, times_ms
 from dgbatch.engine.model.transformer import Transformer
 from dgbatch.errors import BenchError
@@ -115,9 +114,8 @@ def bench_random(
     model = random_model(config, device, dtype)
     tell(f"weights: {sum(one.numel() * one.element_size() for one in model.parameters()) / 1e9:.3g} GB")
     floor = None if told["dry_run"] else limits
-    makers = {OURS: Dgbatch, EAGER: lambda own: Transformers(own, False), COMPILED: lambda own: Transformers(own, True)}
     for name in asked.engines:
-        for result in cells(asked, name, lambda name=name: makers[name](model), model, device, floor):
+        for result in cells(asked, name, model, device, floor):
             if isinstance(result, Cell):
                 told["results"].append(asdict(result))
                 tell(f"{name}, {result.canvases} at {result.prefix}: {result.ms_per_step:.2f} ms per step")
@@ -134,7 +132,6 @@ def bench_random(
 def cells(
     asked: RandomBench,
     name: str,
-    make: Callable[[], Contender],
     model: Transformer,
     device: torch.device,
     limits: Device | None,
@@ -149,7 +146,7 @@ def cells(
             try:
                 # A compiler may take longer than all that is left, and only a signal ends it.
                 with interrupted(left if name == COMPILED else None), one_thread(device):
-                    contender = contender or make()
+                    contender = contender or entered(name, model)
                     cell = measured(contender, asked, canvases, prefix, model, device, limits)
                 yield cell
                 continue
@@ -162,6 +159,10 @@ def cells(
                     contender.release()
                 free(device)
         yield {"engine": name, "canvases": canvases, "prefix": prefix, "reason": reason[:300]}
+
+
+def entered(name: str, model: Transformer) -> Contender:
+    return Dgbatch(model) if name == OURS else Transformers(model, compiled=name == COMPILED)
 
 
 def order(canvases: tuple[int, ...], prefixes: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -228,4 +229,3 @@ def interrupted(seconds: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgbatch.bench.random_26b.contender import Passes
+from dgbatch.bench.random_26b.contender import COMPILED, EAGER, Passes
 from dgbatch.bench.random_26b.model import prefix_of
 from dgbatch.engine.model.config import LayerConfig, ModelConfig
 from dgbatch.engine.model.transformer import Transformer
 from dgbatch.engine.weights import TIED, public_name
 from dgbatch.errors import BenchError
 
-EAGER, COMPILED = "transformers-eager", "transformers-compiled"
 EXPERTS = "grouped_mm"  # their fastest on a GPU: the others loop over experts or copy each token's experts
 STEPS = 48  # of their schedule; no step is the last one here
 # Theirs insists on numbers above zero: no random canvas is ever so sure of itself.

@@ -46,9 +46,10 @@ def config(head_dim: int, itemsize: int, packed_rows: int, arch: int) -> Config:
     memory for the rows and `stages` blocks of keys and values (227 KB; 99 KB on RTX), and the tensor cores, which on
     Hopper wait for shared memory below 64 keys. 128 rows, where they fit, read a key from L2 half as often as 64.
     """
-    if arch == RTX and head_dim * itemsize > 256:
-        chosen = Config(32, 16, 4, 2) if head_dim > 256 else Config(64, 32, 4, 2)
-    elif head_dim > 256 or itemsize > 2:
+    small = arch < HOPPER or arch >= RTX  # shared memory
+    if head_dim > 256:
+        chosen = Config(32, 16, 4, 2) if small or itemsize > 2 else Config(64, 32, 8, 2)
+    elif small or itemsize > 2:
         chosen = Config(64, 32, 8, 2)
     elif arch == HOPPER:
         chosen = Config(128, 64, 8, 2)
@@ -126,9 +127,7 @@ def _attend(
     # Blocks of keys are counted through the pages of the prompt, of which the last may be short, and on through those
     # of settled canvases and of the tile itself: one flat loop, no block of which is empty.
     prompt_pages = (prompt + PAGE_TOKENS - 1) // PAGE_TOKENS
-    prompt_blocks = prompt_pages * BLOCKS
-    if prompt > 0:
-        prompt_blocks = _block(prompt - 1, 0, PAGE_TOKENS, BLOCK_KEYS, BLOCKS) + 1
+    prompt_blocks = prompt // PAGE_TOKENS * BLOCKS + (prompt % PAGE_TOKENS + BLOCK_KEYS - 1) // BLOCK_KEYS
     begin = _block_at(first_low, prompt, prompt_blocks, PAGE_TOKENS, BLOCK_KEYS, BLOCKS)
     end = _block_at(last_high - 1, prompt, prompt_blocks, PAGE_TOKENS, BLOCK_KEYS, BLOCKS) + 1
     share = (end - begin + SPLITS - 1) // SPLITS
@@ -216,17 +215,13 @@ def _sees(row, start, rows, canvas, window, SLIDING: tl.constexpr):
 
 
 @triton.jit
-def _block(position, before, PAGE_TOKENS: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCKS: tl.constexpr):
-    return before + position // PAGE_TOKENS * BLOCKS + position % PAGE_TOKENS // BLOCK_KEYS
-
-
-@triton.jit
 def _block_at(
     position, prompt, prompt_blocks, PAGE_TOKENS: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCKS: tl.constexpr
 ):
     settled = position >= prompt
     since = position - tl.where(settled, prompt, 0)
-    return _block(since, tl.where(settled, prompt_blocks, 0), PAGE_TOKENS, BLOCK_KEYS, BLOCKS)
+    before = tl.where(settled, prompt_blocks, 0)
+    return before + since // PAGE_TOKENS * BLOCKS + since % PAGE_TOKENS // BLOCK_KEYS
 
 
 @triton.jit

@@ -12,7 +12,6 @@ import torch
 
 from dgbatch.engine.kernels.attend import SPLITS, attend, config
 from dgbatch.engine.kernels.reference import looking
-<<<<<<< HEAD
 from tests.engine.looks import Pass, Shape, Text
 from tests.engine.test_reference_looking import CASES
 
@@ -25,29 +24,6 @@ def close(case: Pass) -> None:
         torch.testing.assert_close(ours[case.there(tile)], twin[case.there(tile)], atol=1e-5, rtol=0)
     # padding is like the rows before it: what comes after must not meet a NaN
     assert ours[: case.at_work * case.shape.tile_rows].isfinite().all()
-=======
-from tests.engine.looks import Pass, Shape
-from tests.engine.test_reference_looking import CASES, WINDOW
-
-
-def both(case: Pass, sliding: bool, span: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    given = (
-        case.q,
-        case.slots,
-        case.tiles,
-        case.pool,
-        sliding,
-        case.window,
-        case.tiles.everyone if span is None else span,
-    )
-    return attend(*given), looking.attend(*given)
-
-
-def close(case: Pass, ours: Tensor, twin: Tensor, tolerance: float = 1e-5) -> None:
-    for tile in range(len(case.tiles.table) - 1):
-        there = case.there(tile)
-        torch.testing.assert_close(ours[there], twin[there], atol=tolerance, rtol=0)
->>>>>>> check
 
 
 @pytest.mark.parametrize("sliding", [False, True], ids=["full", "sliding"])
