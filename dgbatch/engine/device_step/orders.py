@@ -5,10 +5,6 @@ Orders are words of the arena. They lie in the stream between two steps, so no s
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-import struct
-=======
->>>>>>> norms
 from collections.abc import Collection, Iterable
 from collections.abc import Sequence as Many
 
