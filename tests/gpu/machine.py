@@ -19,6 +19,8 @@ ON_CPU = os.environ.get("DGBATCH_GPU_TESTS_ON_CPU") == "1"
 DEVICE = "cpu" if ON_CPU else "cuda"
 SHAPE = TINY if ON_CPU else REAL
 CASES = cases(SHAPE)
+if ON_CPU:
+    torch.set_num_threads(1)  # the products are tiny
 
 
 def crowd() -> Company:
