@@ -19,8 +19,14 @@ Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON o
 Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it; needs matplotlib: dgbatch[bench].")]
 
 
+# of `bench engine`: those that go with --model alone, and those that do not go with it
+OF_MODEL = {"prefix", "tiny"}
+NOT_OF_MODEL = {"checkpoint", "rows", "repeats", "threads", "max_new_tokens", "batch", "autoregressive", "lockstep"}
+
+
 @bench.command()
 def engine(
+    context: typer.Context,
     checkpoint: Annotated[str, typer.Option(help="demo, a folder or a hub id.")] = "demo",
     rows: Annotated[int, typer.Option(help="Prompts, of the packaged ones.", min=1)] = 128,
     repeats: Annotated[int, typer.Option(help="Turns after the warm-up; medians are told.", min=1)] = 3,
@@ -34,11 +40,24 @@ def engine(
     transformers: Annotated[bool, typer.Option(help="Compare with transformers' generate.")] = True,
     autoregressive: Annotated[bool, typer.Option(help="Compare with one token a pass.")] = True,
     lockstep: Annotated[bool, typer.Option(help="Compare with lockstep batches.")] = True,
+    model: Annotated[
+        str | None,
+        typer.Option(help="random-26b: ms per step of the real shape with random weights, on a GPU; no checkpoint."),
+    ] = None,
+    prefix: Annotated[
+        list[int] | None, typer.Option(help="With --model: tokens before each canvas; again for more.", min=1)
+    ] = None,
+    tiny: Annotated[bool, typer.Option("--tiny", help="With --model: a tiny shape, a dry run also on a CPU.")] = False,
     out: Out = None,
     plot: Plot = None,
     json: AsJson = False,
 ) -> None:
     """Our engine against transformers, one token a pass and lockstep batches: same weights, prompts and settings."""
+    _refuse(context, OF_MODEL if model is None else NOT_OF_MODEL, "without" if model is None else "with")
+    _check(out, plot)
+    if model is not None:
+        _random(model, device, tiny, canvases, prefix, transformers, out, plot, json)
+        return
     from dgbatch.bench.engine import COLUMNS, EngineBench, bench_engine, findings, table_rows
     from dgbatch.cli.output import say
 
@@ -56,9 +75,33 @@ def engine(
         transformers=transformers,
         autoregressive=autoregressive,
     )
-    _check(out, plot)
     told = bench_engine(asked, say)
     _tell(told, COLUMNS, table_rows(told), findings(told), out, plot, json)
+
+
+@bench.command()
+def kernels(
+    device: Device = "auto",
+    tiny: Annotated[bool, typer.Option("--tiny", help="Tiny shapes: a dry run, also on a CPU.")] = False,
+    canvases: Annotated[
+        list[int] | None, typer.Option(help="Canvases at once; again for more. 1 and 8 are usual.", min=1)
+    ] = None,
+    prefix: Annotated[int | None, typer.Option(help="Tokens before each canvas; 1024 is usual.", min=1)] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="One kernel; again for more.")] = None,
+    compile: Annotated[bool, typer.Option(help="Compare with torch.compile of the twins.")] = True,
+    out: Out = None,
+    json: AsJson = False,
+) -> None:
+    """Each kernel of a denoising step at the real shapes: its time, its own limit, its twin and the twin compiled."""
+    from dgbatch.bench.kernels.report import COLUMNS, findings, table_rows
+    from dgbatch.bench.kernels.run import KernelsBench, bench_kernels
+    from dgbatch.bench.plain import write
+    from dgbatch.cli.output import say
+
+    _check(out, None)
+    asked = KernelsBench.asking(device, tiny, canvases, prefix, only or (), compile, _command())
+    told = bench_kernels(asked, say, lambda so_far: write(so_far, out))
+    _tell(told, COLUMNS, table_rows(told), findings(told), out, None, json, left=1)
 
 
 @bench.command()
@@ -131,6 +174,52 @@ def runner(
     _tell(told, COLUMNS, table_rows(told), findings(told), out, plot, json)
 
 
+def _refuse(context: typer.Context, names: set[str], how: str) -> None:
+    """An option that would be passed over in silence is an error."""
+    from dgbatch.errors import BenchError
+
+    for name in sorted(names):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise BenchError(f"--{name.replace('_', '-')} does not go {how} --model: leave it out")
+
+
+def _random(
+    model: str,
+    device: str,
+    tiny: bool,
+    canvases: list[int] | None,
+    prefixes: list[int] | None,
+    transformers: bool,
+    out: Path | None,
+    plot: Path | None,
+    json: bool,
+) -> None:
+    """`bench engine --model random-26b`."""
+    from dgbatch.bench.plain import write
+    from dgbatch.bench.random_26b.contender import OURS
+    from dgbatch.bench.random_26b.model import NAME
+    from dgbatch.bench.random_26b.report import COLUMNS, findings, table_rows
+    from dgbatch.bench.random_26b.run import RandomBench, bench_random
+    from dgbatch.cli.output import say
+    from dgbatch.errors import BenchError
+
+    if model != NAME:
+        raise BenchError(f"--model {model}: no such model; known is {NAME}. A checkpoint goes with --checkpoint")
+    engines = RandomBench().engines if transformers else (OURS,)
+    asked = RandomBench.asking(device, tiny, canvases, prefixes, engines, _command())
+    told = bench_random(asked, say, lambda so_far: write(so_far, out))
+    _tell(told, COLUMNS, table_rows(told), findings(told), out, plot, json, left=0)
+
+
+def _command() -> str:
+    """What was typed."""
+    import shlex
+    import sys
+
+    return shlex.join(["dgbatch", *sys.argv[1:]])
+
+
 def _check(out: Path | None, plot: Path | None) -> None:
     """What would fail after minutes of measuring fails now."""
     from dgbatch.bench.plot import check
@@ -150,9 +239,12 @@ def _tell(
     out: Path | None,
     plot: Path | None,
     as_json: bool,
+    left: int | None = None,
 ) -> None:
+    """left: of a table that takes all of 80 columns, how many of its own hold no numbers."""
     import json
 
+    from dgbatch.bench import plain
     from dgbatch.bench.plot import plot as draw
     from dgbatch.cli.output import print_json, show, table
 
@@ -162,5 +254,7 @@ def _tell(
         draw(told, plot)
     if as_json:
         print_json(told)
+    elif left is not None:
+        show(plain.table(columns, rows, left), "", *lines)
     else:
         show(table(columns, rows, right=columns[1:] if columns[0] == "what" else columns[2:]), *lines)

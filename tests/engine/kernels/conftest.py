@@ -1,4 +1,4 @@
-"""These tests run kernels in Triton's interpreter, which it decides on when a kernel is decorated: a process of its own.
+"""These tests run kernels in Triton's interpreter, decided on when a kernel is decorated: a process of its own.
 
 tests/engine/test_kernels_interpreted.py starts it; by hand: TRITON_INTERPRET=1 python -m pytest tests/engine/kernels.
 """

@@ -117,8 +117,10 @@ def place_heads(
 
     table, number = of_rows(tiles, rows)[work], numbers_in_tile(tiles, rows)[work]
     slot = table[:, Of.SLOT]
-    own = len(pool) - len(slots.numbers) + slot
-    page = torch.where(table[:, Of.CANVAS] == 1, own, slots.pages[int(sliding), slot, table[:, Of.CHUNK]].long())
+    canvas = table[:, Of.CANVAS] == 1
+    chunk = torch.where(canvas, 0, table[:, Of.CHUNK])  # a canvas's chunk may have no page yet
+    kept = slots.pages[int(sliding), slot, chunk].long()
+    page = torch.where(canvas, len(pool) - len(slots.numbers) + slot, kept)
     there = number < table[:, Of.ROWS]
     page, number = page[there], number[there]
     pool[page, 0, :, number] = turned[there, heads:]
