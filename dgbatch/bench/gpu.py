@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dgbatch.bench.measure import host
+from dgbatch.bench.stopwatch import one_thread
 from dgbatch.engine.limits import copy_bytes_per_s, gemm_flops_per_s
 from dgbatch.errors import BenchError
 from dgbatch.roofline import Device
@@ -43,7 +44,7 @@ def ceilings(device: torch.device, dtype: torch.dtype, quick: bool = False) -> D
     """
     tries, least_s = (2, 0.002) if quick else (TRIES, LEAST_S)
     values = COPIED_BYTES[device.type] // dtype.itemsize
-    with torch.inference_mode():
+    with torch.inference_mode(), one_thread(device):
         moved = copy_bytes_per_s(device, dtype, values, tries, least_s)
         flops = gemm_flops_per_s(device, dtype, tries, least_s)
     return Device("here", moved, {"bf16": flops})

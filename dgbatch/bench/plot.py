@@ -22,6 +22,9 @@ def plot(told: dict[str, Any], path: Path) -> None:
         {"engine": _engine, "roofline": _roofline, "random-26b": _random}[told["benchmark"]](axes, told)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        if told["benchmark"] == "random-26b":
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.grid(visible=True, which="both", alpha=0.3)
@@ -52,16 +55,18 @@ def _engine(axes: Any, told: dict[str, Any]) -> None:
 
 
 def _random(axes: Any, told: dict[str, Any]) -> None:
-    """Milliseconds per step by canvases, a line per side and prefix, and the floor under each prefix."""
+    """Milliseconds per step by canvases: a colour per side, a stroke per prefix, and the floor in black."""
     lines: dict[tuple[str, int], dict[int, float]] = {}
     for one in told["results"]:
         lines.setdefault((one["engine"], one["prefix"]), {})[one["canvases"]] = one["ms_per_step"]
         if one["floor_ms"]:
             lines.setdefault(("floor", one["prefix"]), {})[one["canvases"]] = one["floor_ms"]
+    colours = {"dgbatch": "C0", "transformers-eager": "C1", "transformers-compiled": "C2", "floor": "black"}
+    strokes = dict(zip(sorted({prefix for _, prefix in lines}), ("-", ":", "--", "-.") * len(lines), strict=False))
     for (name, prefix), points in lines.items():
-        numbers = sorted(points)
-        style = {"linestyle": "--", "color": "black", "alpha": 0.5} if name == "floor" else {"marker": "o"}
-        axes.plot(numbers, [points[number] for number in numbers], label=f"{name}, {prefix:,}", **style)
+        numbers, marker = sorted(points), "" if name == "floor" else "o"
+        took = [points[number] for number in numbers]
+        axes.plot(numbers, took, strokes[prefix], marker=marker, color=colours[name], label=f"{name}, {prefix:,}")
     axes.set_xlabel("canvases at once")
     axes.set_ylabel("ms per denoising step")
     axes.set_title(f"{told['benchmark']}, {told['device']}" + (": a dry run, tiny" if told["dry_run"] else ""))

@@ -12,6 +12,7 @@ from dgbatch.bench.kernels.__main__ import main
 from dgbatch.bench.kernels.cases import TINY, cases
 from dgbatch.bench.kernels.rivals import COMPILED, TWIN, Before, KnownSpan, rival, with_known_spans
 from dgbatch.bench.kernels.seats import Company
+from dgbatch.bench.stopwatch import one_thread
 from dgbatch.errors import BenchError
 from dgbatch.roofline import Device
 from tests.cli.command import dgbatch
@@ -21,8 +22,10 @@ COMPANY = Company.of(TINY, 1, prefix=30)
 
 
 @pytest.fixture(autouse=True)
-def _quick_ceilings(monkeypatch):
+def _quick(monkeypatch):
     monkeypatch.setattr("dgbatch.bench.kernels.run.ceilings", lambda device, dtype, quick: H200)
+    with one_thread(torch.device("cpu")):
+        yield
 
 
 def case_named(name: str):
@@ -188,9 +191,21 @@ def test_module_runs_without_our_command_line(capsys, tmp_path):
 
 @pytest.mark.parametrize(
     ("changed", "what"),
-    [({"canvases": (0,)}, "from 1 on"), ({"prefix": 0}, "from 1 on"), ({"only": ("route",)}, "no kernel has that name")],
+    [
+        ({"canvases": (0,)}, "from 1 on"),
+        ({"prefix": 0}, "from 1 on"),
+        ({"only": ("route",)}, "no kernel has that name"),
+    ],
 )
 def test_what_cannot_be_is_refused(changed, what):
-    usual = {"device": "cpu", "tiny": True, "canvases": None, "prefix": None, "only": (), "compile": True, "command": ""}
+    usual = {
+        "device": "cpu",
+        "tiny": True,
+        "canvases": None,
+        "prefix": None,
+        "only": (),
+        "compile": True,
+        "command": "",
+    }
     with pytest.raises(BenchError, match=what):
         run.KernelsBench.asking(**(usual | changed))

@@ -26,8 +26,9 @@ from dgbatch.engine.model.transformer import Transformer
 from dgbatch.errors import BenchError
 from dgbatch.roofline import Device, Shape
 
-# Seconds a side may begin cells in: under eight minutes together, weights and imports included.
-BUDGETS_S = {OURS: 170.0, EAGER: 70.0, COMPILED: 180.0}
+# Seconds a side may begin cells in, and all of them together: under eight minutes with what comes before and after.
+BUDGETS_S = {OURS: 170.0, EAGER: 70.0, COMPILED: 300.0}
+LIMIT_S = 440.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,8 @@ def bench_random(
     tell(f"weights: {sum(one.numel() * one.element_size() for one in model.parameters()) / 1e9:.3g} GB")
     floor = None if told["dry_run"] else limits
     for name in asked.engines:
-        for result in cells(asked, name, model, device, floor):
+        ends = min(began + LIMIT_S, time.monotonic() + BUDGETS_S[name])
+        for result in cells(asked, name, model, device, floor, ends):
             if isinstance(result, Cell):
                 told["results"].append(asdict(result))
                 tell(f"{name}, {result.canvases} at {result.prefix}: {result.ms_per_step:.2f} ms per step")
@@ -130,22 +132,20 @@ def bench_random(
 
 
 def cells(
-    asked: RandomBench,
-    name: str,
-    model: Transformer,
-    device: torch.device,
-    limits: Device | None,
+    asked: RandomBench, name: str, model: Transformer, device: torch.device, limits: Device | None, ends: float
 ) -> Iterator[Cell | dict[str, Any]]:
-    """One per size, in the order of what matters; a dict with the reason where there is no number."""
-    ends = time.monotonic() + BUDGETS_S[name]
+    """One per size, in the order of what matters; a dict with the reason where there is no number.
+
+    ends: on the clock of time.monotonic
+    """
     contender: Contender | None = None
+    missing = ""  # why it does not take part at all
     for canvases, prefix in order(asked.canvases, asked.prefixes):
-        left = ends - time.monotonic()
-        reason = f"the {BUDGETS_S[name]:.0f} s of this side were used up"
-        if left > 0:
+        left, reason = ends - time.monotonic(), missing or "the seconds for this side were used up"
+        if left > 0 and not missing:
             try:
                 # A compiler may take longer than all that is left, and only a signal ends it.
-                with interrupted(left if name == COMPILED else None), one_thread(device):
+                with interrupted(None if name == OURS else left), one_thread(device):
                     contender = contender or entered(name, model)
                     cell = measured(contender, asked, canvases, prefix, model, device, limits)
                 yield cell
@@ -153,12 +153,13 @@ def cells(
             except OutOfTime:
                 pass
             except Exception as error:  # noqa: BLE001 - whatever another package raises: the other cells count
-                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+                reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0][:300]
+                missing = "" if contender else reason
             finally:
                 if contender is not None:
                     contender.release()
                 free(device)
-        yield {"engine": name, "canvases": canvases, "prefix": prefix, "reason": reason[:300]}
+        yield {"engine": name, "canvases": canvases, "prefix": prefix, "reason": reason}
 
 
 def entered(name: str, model: Transformer) -> Contender:

@@ -183,11 +183,14 @@ class Transformers:
 
         @torch.no_grad()
         def commit() -> None:
+            torch.compiler.cudagraph_mark_step_begin()  # as a denoising step would
             encode(input_ids=ids, attention_mask=masks, past_key_values=cache, position_ids=positions)
 
         return Passes(step, commit, as_now(cache))
 
     def release(self) -> None:
+        if not self._compiled:
+            return
         for name in [name for name in vars(self._model) if name.startswith("_compiled_")]:
             delattr(self._model, name)
         torch._dynamo.reset()  # or the next size would be compiled for sizes in general, which is slower

@@ -98,8 +98,8 @@ def _advance(
     ended = tl.sum((real & an_end & (i < room)).to(tl.int32), 0) > 0
     finish = tl.where(settled, tl.where(ended, 1, tl.where(room <= length, 2, 0)), 0)
     goes_on = settled & (finish == 0)
-    word, ignored = philox(i, 0, number + 1, tl.load(mine + _KEY_LOW), tl.load(mine + _KEY_HIGH))
-    begun = token_of(word, vocab)
+    words = philox(i, 0, number + 1, tl.load(mine + _KEY_LOW), tl.load(mine + _KEY_HIGH))
+    begun = token_of(words[0], vocab)
     tl.debug_barrier()  # one warp must not write what another has yet to read
 
     frame = frames + slot * FRAMES * TILE_ROWS + i

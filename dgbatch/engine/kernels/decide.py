@@ -63,10 +63,10 @@ def _decide(
     tile = tl.arange(0, BLOCK_COLUMNS)[None, :]
     at = row.to(tl.int64)[:, None] * W + tile
     real = tile < W
-    own = tl.load(maxima + at, mask=real, other=_NEVER)
-    m = tl.max(own, 1)[:, None]
-    possible = own > _NEVER
-    below = tl.where(possible, own - m, 0.0)
+    top = tl.load(maxima + at, mask=real, other=_NEVER)
+    m = tl.max(top, 1)[:, None]
+    possible = top > _NEVER
+    below = tl.where(possible, top - m, 0.0)
     a = tl.where(possible, tl.exp(below), 0.0)
     sums = tl.load(totals + at, mask=real, other=0.0)
     w = sums * a
@@ -74,17 +74,15 @@ def _decide(
     tl.store(factors + at, a / total, mask=real)
     spread = tl.sum(a * (tl.load(moments + at, mask=real, other=0.0) + below * sums), 1)[:, None]
     nats = tl.maximum(tl.log(total) - spread / total, 0.0)
-    best = tl.min(tl.where(possible & (own == m), tl.load(argmaxima + at, mask=real, other=0), _NOWHERE), 1)
+    best = tl.min(tl.where(possible & (top == m), tl.load(argmaxima + at, mask=real, other=0), _NOWHERE), 1)
     best = tl.minimum(best, V - 1)  # whatever it was made of, it is a token
 
     # the noise of engine/noise.py
     mine = numbers + slot * NUMBERS
     step, canvas = tl.load(mine + _STEP), tl.load(mine + _CANVAS)
     key_low, key_high = tl.load(mine + _KEY_LOW), tl.load(mine + _KEY_HIGH)
-    ignored, word = philox(row % TILE_ROWS, step, canvas, key_low, key_high)
-    level = level_of(word)
-    word, ignored = philox(row % TILE_ROWS, step + 1, canvas, key_low, key_high)
-    next_noise = token_of(word, V)
+    level = level_of(philox(row % TILE_ROWS, step, canvas, key_low, key_high)[1])
+    next_noise = token_of(philox(row % TILE_ROWS, step + 1, canvas, key_low, key_high)[0], V)
 
     # the tile in which the cumulated probability reaches the level, and how far into it
     cumulated = tl.cumsum(w, 1)
@@ -99,12 +97,12 @@ def _decide(
     token = chosen[:, None] * TOKENS + tl.arange(0, TOKENS)[None, :]
     likely = tl.load(e + row.to(tl.int64)[:, None] * V + token, mask=token < V, other=0.0).to(tl.float32)
     target = share * tl.sum(likely, 1)[:, None]
-    word_drawn = _first(tl.cumsum(likely, 1) >= target, likely > 0, token)
+    drawn_token = _first(tl.cumsum(likely, 1) >= target, likely > 0, token)
     greedy = tl.load(mine + _GREEDY) != 0
 
     tl.store(entropy + row[:, None], nats)
     tl.store(argmax + row, best)
-    tl.store(drawn + row, tl.where(greedy, best, word_drawn))
+    tl.store(drawn + row, tl.where(greedy, best, drawn_token))
     tl.store(fresh + row, next_noise)
 
 

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dgbatch.engine.kernels.gelu import gate_with_gelu
-from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture
+from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture, stages_of
 
 BLOCK_I = 64  # rows of gate and as many of up; 704 is 11 of them
 BLOCK_K = 64  # 128 bytes of a bfloat16 row: one swizzled line of shared memory. Never depends on the number of rows
@@ -146,15 +146,15 @@ def experts_up(
         BLOCK_I=BLOCK_I,
         BLOCK_K=BLOCK_K,
         FEW=tokens.few,
-        FEW_STAGES=tokens.few_stages,
+        FEW_STAGES=stages_of(x, tokens.few_stages),
         MANY=tokens.many,
-        MANY_STAGES=tokens.many_stages,
+        MANY_STAGES=stages_of(x, tokens.many_stages),
         EVEN_K=hidden % BLOCK_K == 0,
         SCALED=scale is not None,
         UPCAST=INTERPRETED,
         num_warps=tokens.num_warps,
         maxnreg=tokens.registers,
-        num_stages=tokens.few_stages,
+        num_stages=1,
     )
     return inner
 
@@ -178,7 +178,7 @@ def token_tiles(mean: int, arch: int) -> TokenTiles:
     by side. Stages are such that two programs fit a multiprocessor (about 100 KB each of 227 KB).
     """
     if arch > BLACKWELL:  # 99 KB of shared memory
-        return TokenTiles(32, 4, 64, 3, 1 + mean // 64, 4, None)
+        return TokenTiles(32, 3, 64, 3, 1 + mean // 64, 4, None)
     if mean <= 32:  # one or two canvases: 16 or 32 tokens, give or take 5
         return TokenTiles(32, 5, 64, 4, 1, 4, None)
     if mean <= 64:

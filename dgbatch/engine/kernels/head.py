@@ -42,7 +42,8 @@ def head(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As reference.sampling.head.
 
-    h: (M, H); embedding: (V, H); returns e (N, V) like h, totals, moments, maxima (N, W) float32, argmaxima (N, W) int32
+    h: (M, H); embedding: (V, H)
+    returns e (N, V) like h; totals, moments, maxima (N, W) float32; argmaxima (N, W) int32
     """
     (vocab, hidden), tile_rows = embedding.shape, slots.canvas.shape[1]
     rows, columns = canvases * tile_rows, triton.cdiv(vocab, HEAD_COLUMNS)
@@ -76,22 +77,21 @@ def _head(
     tile = (first + block * BLOCK_ROWS) // TILE_ROWS
     slot = tl.load(table + tile * OF + _SLOT)
 
-    row, k = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_K)
-    column = column_tile * COLUMNS + tl.arange(0, COLUMNS)
-    h_at = h + (first + row).to(tl.int64)[:, None] * K + k[None, :]
-    embedding_at = embedding + column.to(tl.int64)[:, None] * K + k[None, :]
+    # where a block begins needs 64 bits, what lies inside of it 32
+    begin, column = block * BLOCK_ROWS, column_tile * COLUMNS
+    row, token, k = tl.arange(0, BLOCK_ROWS), tl.arange(0, COLUMNS), tl.arange(0, BLOCK_K)
+    real = token[:, None] < V - column
+    h_at = h + (first + begin).to(tl.int64) * K + (row[:, None] * K + k[None, :])
+    embedding_at = embedding + column.to(tl.int64) * K + (token[:, None] * K + k[None, :])
     product = tl.zeros((BLOCK_ROWS, COLUMNS), tl.float32)
     for start in range(0, K, BLOCK_K):
         if EVEN_K:
             a = tl.load(h_at)
-            if EVEN_V:
-                b = tl.load(embedding_at)
-            else:
-                b = tl.load(embedding_at, mask=column[:, None] < V, other=0.0)
+            b = tl.load(embedding_at) if EVEN_V else tl.load(embedding_at, mask=real, other=0.0)
         else:
             there = k[None, :] < K - start
             a = tl.load(h_at, mask=there, other=0.0)
-            b = tl.load(embedding_at, mask=(column[:, None] < V) & there, other=0.0)
+            b = tl.load(embedding_at, mask=real & there, other=0.0)
         if UPCAST:
             a, b = a.to(tl.float32), b.to(tl.float32)
         product = tl.dot(a, b.T, product, input_precision="ieee")
@@ -103,18 +103,17 @@ def _head(
     scale, slope = cap / tl.load(temperature + tile), 2 * _LOG2E / cap
     HALF: tl.constexpr = COLUMNS // 2
     left, right = tl.split(tl.permute(tl.reshape(product, (BLOCK_ROWS, 2, HALF)), (0, 2, 1)))
-    column = column_tile * COLUMNS
     may = allowed + slot.to(tl.int64) * V
     dtype: tl.constexpr = e.dtype.element_ty
     left = _capped(left, may, column, V, scale, slope, HALF, dtype)
     right = _capped(right, may, column + HALF, V, scale, slope, HALF, dtype)
     m = tl.maximum(tl.max(left, 1), tl.max(right, 1))
     best = tl.minimum(_where_is(left, m, column, HALF), _where_is(right, m, column + HALF, HALF))
-    at = row.to(tl.int64) * W + column_tile
+    at = begin.to(tl.int64) * W + column_tile + row * W
     tl.store(maxima + at, m)
     tl.store(argmaxima + at, tl.minimum(best, V - 1))
     m = tl.where(m == _NEVER, 0.0, m)
-    e_at = e + row.to(tl.int64) * V + column
+    e_at = e + begin.to(tl.int64) * V + column + row * V
     total, moment = _written(left, m, e_at, V - column, HALF, EVEN_V)
     more, moment_too = _written(right, m, e_at + HALF, V - column - HALF, HALF, EVEN_V)
     tl.store(totals + at, total + more)

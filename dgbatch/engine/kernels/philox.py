@@ -1,8 +1,4 @@
-"""Philox4x32-10 inside of kernels: the words of reference/philox.py, in 32-bit arithmetic.
-
-What is written once here: the counter of engine/noise.py is (0, position, step, canvas), and a step makes of its words
-a level in (0, 1) and a token.
-"""
+"""Philox4x32-10 inside of kernels: the words of reference/philox.py, in 32-bit arithmetic."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ _ROUNDS = tl.constexpr(ROUNDS)
 
 @triton.jit
 def philox(position, step, canvas, key_low, key_high):
-    """Words 0 and 1 at (0, position, step, canvas). position: (any,) int32; all others int32 scalars; two (any,) uint32."""
+    """Words 0 and 1 at (0, position, step, canvas), (any,) uint32 each. position: (any,) int32; all others int32."""
     c1 = position.to(tl.uint32)
     c0 = c1 * 0
     c2, c3 = c0 + tl.cast(step, tl.uint32), c0 + tl.cast(canvas, tl.uint32)

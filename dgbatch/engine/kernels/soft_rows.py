@@ -7,27 +7,39 @@ parts are the same for every pass. Not yet measured on a GPU.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from dgbatch.engine.kernels.head import Config
 from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture
 from dgbatch.engine.kernels.tables import HEAD_COLUMNS, Of, Slots, Tiles
 
 SPLITS = 6  # times 22 blocks is one each for Hopper's 132 multiprocessors
-BLOCK_COLUMNS = 128
 ADDED_ROWS, ADDED_COLUMNS = 16, 256
 
 _SLOT, _ROWS = tl.constexpr(int(Of.SLOT)), tl.constexpr(int(Of.ROWS))
 
 
+@dataclass(frozen=True)
+class Config:
+    block_rows: int  # divides a tile
+    block_columns: int
+    block_k: int  # divides a column tile of the head, so that a row has one factor for it
+    warps: int
+    stages: int
+
+
 def config(tile_rows: int, itemsize: int, arch: int) -> Config:
-    """As the head's, less a stage: e passes through registers on its way to the product."""
-    most = 64 if itemsize > 2 else 128 if arch > BLACKWELL else 256
-    block_rows = min(most, tile_rows & -tile_rows)
-    return Config(block_rows, 128 // itemsize, 8 if block_rows > 64 else 4, 3)
+    """Wide blocks: e passes through registers, to become p, once for each block of columns."""
+    if itemsize > 2:  # float32, for tests
+        return Config(64, 64, 32, 4, 3)
+    block_rows = min(128, tile_rows & -tile_rows)
+    if arch > BLACKWELL:  # 99 KB of shared memory
+        return Config(block_rows, 128, 64, block_rows // 16, 3)
+    return Config(block_rows, 256, 64, block_rows // 16, 4)
 
 
 def soft_rows(e: Tensor, factors: Tensor, embedding: Tensor, scale: float, slots: Slots, tiles: Tiles) -> None:
@@ -35,11 +47,11 @@ def soft_rows(e: Tensor, factors: Tensor, embedding: Tensor, scale: float, slots
     (rows, vocab), (hidden, tile_rows) = e.shape, (embedding.shape[1], slots.canvas.shape[1])
     chosen = config(tile_rows, e.element_size(), architecture(e))
     parts = torch.empty(SPLITS, rows, hidden, dtype=torch.float32, device=e.device)
-    columns = triton.cdiv(hidden, BLOCK_COLUMNS)
+    columns = triton.cdiv(hidden, chosen.block_columns)
     _soft_parts[(rows // chosen.block_rows * columns * SPLITS,)](
         e, factors, embedding, tiles.canvases, parts, rows, vocab, hidden, factors.shape[1], columns,
-        BLOCK_ROWS=chosen.block_rows, BLOCK_COLUMNS=BLOCK_COLUMNS, BLOCK_K=chosen.block_k, TOKENS=HEAD_COLUMNS,
-        SPLITS=SPLITS, EVEN_H=hidden % BLOCK_COLUMNS == 0, EVEN_V=vocab % HEAD_COLUMNS == 0, UPCAST=INTERPRETED,
+        BLOCK_ROWS=chosen.block_rows, BLOCK_COLUMNS=chosen.block_columns, BLOCK_K=chosen.block_k, TOKENS=HEAD_COLUMNS,
+        SPLITS=SPLITS, EVEN_H=hidden % chosen.block_columns == 0, EVEN_V=vocab % HEAD_COLUMNS == 0, UPCAST=INTERPRETED,
         num_warps=chosen.warps, num_stages=chosen.stages,
     )  # fmt: skip
     _add_parts[(rows // ADDED_ROWS, triton.cdiv(hidden, ADDED_COLUMNS))](
@@ -59,23 +71,21 @@ def _soft_parts(
     blocks = (tl.load(canvases + 1) - tl.load(canvases)) // BLOCK_ROWS
     if tl.program_id(0) >= blocks * columns * SPLITS:
         return
-    row = tl.program_id(0) % blocks * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    column = tl.program_id(0) // blocks % columns * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+    first_row = tl.program_id(0) % blocks * BLOCK_ROWS
+    first_column = tl.program_id(0) // blocks % columns * BLOCK_COLUMNS
     split = tl.program_id(0) // blocks // columns
     share = (W + SPLITS - 1) // SPLITS * TOKENS
-    token = tl.arange(0, BLOCK_K)
-    real = column[None, :] < H
+    row, token, column = tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_COLUMNS)
+    real = column[None, :] < H - first_column
+    # where a block begins needs 64 bits, what lies inside of it 32
+    e_at = e + first_row.to(tl.int64) * V + split * share + (row[:, None] * V + token[None, :])
+    embedding_at = embedding + (split * share).to(tl.int64) * H + first_column + (token[:, None] * H + column[None, :])
+    factors_at = factors + first_row.to(tl.int64) * W + row * W
     total = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
-    e_at = e + row.to(tl.int64)[:, None] * V + split * share + token[None, :]
-    embedding_at = embedding + (split * share + token).to(tl.int64)[:, None] * H + column[None, :]
-    factors_at = factors + row.to(tl.int64) * W
     for start in range(split * share, tl.minimum((split + 1) * share, V), BLOCK_K):
         if EVEN_V:
             a = tl.load(e_at)
-            if EVEN_H:
-                b = tl.load(embedding_at)
-            else:
-                b = tl.load(embedding_at, mask=real, other=0.0)
+            b = tl.load(embedding_at) if EVEN_H else tl.load(embedding_at, mask=real, other=0.0)
         else:
             there = token < V - start
             a = tl.load(e_at, mask=there[None, :], other=0.0)
@@ -86,8 +96,12 @@ def _soft_parts(
         total = tl.dot(p, b, total, input_precision="ieee")
         e_at += BLOCK_K
         embedding_at += BLOCK_K * H
-    part_at = parts + (split * N + row).to(tl.int64)[:, None] * H + column[None, :]
-    tl.store(part_at, total, mask=real)
+    part = parts + (split * N + first_row).to(tl.int64) * H + first_column
+    offset = row[:, None] * H + column[None, :]
+    if EVEN_H:
+        tl.store(part + offset, total)
+    else:
+        tl.store(part + offset, total, mask=real)
 
 
 @triton.jit

@@ -103,8 +103,5 @@ def test_a_slot_gets_the_same_bits_alone_and_in_company() -> None:
         canvases_only(tiles, [slot], C)
         advance(alone, tiles, entropy[own], *(one[own].int() for one in ids))
         for field in fields(slots):
-            if field.name != "end_ids":
-                assert torch.equal(
-                    getattr(alone, field.name)[slot : slot + 1] if field.name != "pages" else alone.pages,
-                    (getattr(together, field.name)[slot : slot + 1] if field.name != "pages" else together.pages),
-                )
+            if field.name not in ("pages", "end_ids"):
+                assert torch.equal(getattr(alone, field.name)[slot], getattr(together, field.name)[slot])

@@ -36,12 +36,19 @@ def test_bfloat16_is_read_right() -> None:
 def test_of_equal_scores_the_lower_expert_comes_first() -> None:
     hidden = 16
     proj = torch.zeros(7, hidden)
-    proj[5], proj[1], proj[3] = 1.0, -1.0, -0.0
+    proj[5], proj[1] = 1.0, -1.0
     unit, one = torch.ones(2, hidden), torch.ones(7)
-    unit[1] = -1.0  # its zeros are negative ones, which are no smaller
+    unit[1] = -1.0
     weights, index = choose_experts(unit, proj, torch.ones(hidden), one, 4, span(0, 2))
     assert index.tolist() == [[5, 0, 2, 3], [1, 0, 2, 3]]
     assert weights[0, 1] == weights[0, 2] == weights[0, 3]
+
+
+def test_a_negative_zero_is_a_zero() -> None:
+    tiny = 2.0**-24  # the smallest of float16: a quarter of it is rounded to zero
+    proj = torch.tensor([[-tiny], [0.0], [tiny]], dtype=torch.float16)
+    unit, one = torch.full((1, 1), 0.25, dtype=torch.float16), torch.ones(3, dtype=torch.float16)
+    assert choose_experts(unit, proj, one[:1], one, 3, span(0, 1))[1].tolist() == [[0, 1, 2]]
 
 
 def test_negative_scores_are_ordered_too() -> None:

@@ -82,6 +82,7 @@ def test_a_canvas_gets_the_same_bits_alone_and_in_company() -> None:
             assert torch.equal(one[:ROWS], of_all[place * ROWS : (place + 1) * ROWS])
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's numpy does not like them
 def test_what_is_no_number_makes_a_token_all_the_same() -> None:
     """A model that breaks down must not send the next step to memory that is not its own."""
     case = Case(300)

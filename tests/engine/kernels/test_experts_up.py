@@ -30,6 +30,7 @@ def test_every_row_goes_through_the_experts_it_chose(rows: int, width: int, hidd
     x, of = torch.full((rows + 5, hidden), float("nan")), span(2, 2 + rows)
     x[2 : 2 + rows] = random(rows, hidden)
     gate_up = random(EXPERTS, 2 * width, hidden, seed=1)
+    gate_up[3] = float("nan")  # nobody chose it; behind the last row of the one before there is nothing else
     counts, places = grouped(rows + 5, of)
     ours = experts_up(x, gate_up, counts, places, CHOSEN)
     theirs = products.experts_up(x, gate_up, counts, places, CHOSEN)

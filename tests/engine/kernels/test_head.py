@@ -29,7 +29,7 @@ def whole_numbers(case: Case) -> Case:
 
 
 def compare(case: Case, ours: tuple[Tensor, ...], tolerances: tuple[float, ...] = EXACT) -> None:
-    twin = sampling.head(case.h, case.embedding, case.slots, case.tiles, CAP, 5)
+    twin = sampling.head(*case.given())
     work = slice(0, 3 * ROWS)
     for one, other, tolerance in zip(ours, twin, tolerances, strict=True):
         assert one.dtype == other.dtype and one.shape == other.shape
@@ -37,7 +37,7 @@ def compare(case: Case, ours: tuple[Tensor, ...], tolerances: tuple[float, ...] 
 
 
 def of(case: Case) -> tuple[Tensor, ...]:
-    return head(case.h, case.embedding, case.slots, case.tiles, CAP, 5)
+    return head(*case.given())
 
 
 @pytest.mark.parametrize("vocab", [60, 128, 300])
@@ -60,12 +60,19 @@ def test_bfloat16_rounds_the_product_and_e() -> None:
 
 def test_the_lowest_of_equal_logits_is_the_argmax() -> None:
     case = whole_numbers(Case(300))
-    case.embedding[[7, 90, 130, 299]] = case.embedding.abs().sum(0) * 2 + 1  # four alike, high or low for a row
+    case.embedding[[7, 90, 130, 299]] = 2.0  # four alike: the highest of a row whose hidden values sum to enough
+    ours, twin = of(case)[4][: 3 * ROWS], sampling.head(*case.given())[4][: 3 * ROWS]
+    assert torch.equal(ours, twin)
+    assert (ours[:, 0] == 7).any() and not (ours[:, 0] == 90).any()
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # exp of it is infinite, as it should be
+def test_logits_far_beyond_the_cap_are_the_cap() -> None:
+    case = Case(300)
+    case.h *= 5000
     ours = of(case)
-    assert torch.equal(
-        ours[4][: 3 * ROWS], sampling.head(case.h, case.embedding, case.slots, case.tiles, CAP, 5)[4][: 3 * ROWS]
-    )
-    assert (ours[4][: 3 * ROWS, 0] == 7).any() and not (ours[4][: 3 * ROWS, 0] == 90).any()
+    compare(case, ours)
+    torch.testing.assert_close(ours[3][0, 2], torch.tensor(CAP / 0.8))
 
 
 def test_a_column_tile_of_banned_tokens_is_minus_infinity_and_nothing_else() -> None:

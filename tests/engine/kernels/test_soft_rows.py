@@ -1,7 +1,7 @@
 """soft_rows against its twin, in Triton's interpreter.
 
-Tolerances: 1e-5 for float32 sums of a few hundred terms. In bfloat16 three values are cut off where the twin rounds:
-2^-7 each of results up to 8.
+Tolerances: 1e-5 for float32 sums of a few hundred terms. In bfloat16 three values are cut off where the twin rounds,
+2^-7 of each.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def after(operation: object, case: Case, e: Tensor, factors: Tensor) -> Tensor:
     return case.slots.soft.clone()
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3 * 2**-7)])
 @pytest.mark.parametrize("vocab", [60, 300, 1024])
 def test_what_it_leaves_is_what_the_twin_leaves(vocab: int, dtype: torch.dtype, tolerance: float) -> None:
     case = Case(vocab, dtype=dtype)
     given = case.head()[0], case.decide()[4]
     ours, twin = after(soft_rows, case, *given), after(sampling.soft_rows, case, *given)
-    torch.testing.assert_close(ours, twin, atol=tolerance, rtol=0)
+    torch.testing.assert_close(ours, twin, atol=tolerance, rtol=tolerance)
     assert (ours[:, C:] == 99).all() and (ours[[1, 2]] == 99).all()
 
 
