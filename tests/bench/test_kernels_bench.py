@@ -188,9 +188,21 @@ def test_module_runs_without_our_command_line(capsys, tmp_path):
 
 @pytest.mark.parametrize(
     ("changed", "what"),
-    [({"canvases": (0,)}, "from 1 on"), ({"prefix": 0}, "from 1 on"), ({"only": ("route",)}, "no kernel has that name")],
+    [
+        ({"canvases": (0,)}, "from 1 on"),
+        ({"prefix": 0}, "from 1 on"),
+        ({"only": ("route",)}, "no kernel has that name"),
+    ],
 )
 def test_what_cannot_be_is_refused(changed, what):
-    usual = {"device": "cpu", "tiny": True, "canvases": None, "prefix": None, "only": (), "compile": True, "command": ""}
+    usual = {
+        "device": "cpu",
+        "tiny": True,
+        "canvases": None,
+        "prefix": None,
+        "only": (),
+        "compile": True,
+        "command": "",
+    }
     with pytest.raises(BenchError, match=what):
         run.KernelsBench.asking(**(usual | changed))
