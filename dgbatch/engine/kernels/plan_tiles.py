@@ -25,12 +25,12 @@ def plan_tiles(slots: Slots, tiles: Tiles, length: int, fold: bool) -> None:
         slots.numbers, slots.reals, tiles.table, tiles.temperature, tiles.spans, tiles.of_slot,
         count, capacity, length,
         TILE_ROWS=slots.canvas.shape[1], NUMBERS=numbers, REALS=slots.reals.shape[1], OF=columns,
-        SPAN=tiles.spans.shape[1], BLOCK_SLOTS=triton.next_power_of_2(count),
-        BLOCK_TILES=triton.next_power_of_2(capacity), FOLD=fold, num_warps=4, num_stages=1,
+        SPAN=tiles.spans.shape[1], BLOCK_SLOTS=max(32, triton.next_power_of_2(count)),
+        BLOCK_TILES=max(32, triton.next_power_of_2(capacity)), FOLD=fold, num_warps=4, num_stages=1,
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "capacity"])  # a graph for each capacity needs no program for each
 def _plan_tiles(
     numbers, reals, table, temperature, spans, of_slot,
     count, capacity, length,

@@ -1,7 +1,7 @@
 """soft_rows against its twin, in Triton's interpreter.
 
-Tolerances: 1e-5 for float32 sums of a few hundred terms. In bfloat16 three values are cut off where the twin rounds,
-2^-7 of each.
+Tolerances: 1e-5 for float32 sums of a few hundred terms. In bfloat16 a sum that lies at the border of a rounding may
+fall on its other side, a step of 2^-7; times 4 and rounded it stays one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def after(operation: object, case: Case, e: Tensor, factors: Tensor) -> Tensor:
     return case.slots.soft.clone()
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3 * 2**-7)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-7)])
 @pytest.mark.parametrize("vocab", [60, 300, 1024])
 def test_what_it_leaves_is_what_the_twin_leaves(vocab: int, dtype: torch.dtype, tolerance: float) -> None:
     case = Case(vocab, dtype=dtype)
