@@ -23,6 +23,10 @@ test-slow *args: (_venv "dev,evaluate")
 test-faults *args: (_venv "dev,stores") _azurite
     {{bin}}/python -m pytest -m faults --timeout=600 {{args}}
 
+# What kernels must do on a GPU, in under 8 minutes; takes the machine's own Python and installs nothing
+test-gpu *args:
+    {{python}} -m pytest -c tests/gpu/pytest.ini tests/gpu {{args}}
+
 # Style and types
 lint: (_venv "dev")
     {{bin}}/ruff check .

@@ -21,7 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,16 @@ from dgbatch.engine.kernels import launch
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SHARED_LIMIT = 227 * 1024  # of one program on sm_90 and sm_100
 SM_REGISTERS, SM_SHARED, SM_THREADS, SM_PROGRAMS = 65_536, 228 * 1024, 2048, 32
-# One canvas, many, and a pass with chunks: a kernel that looks at the number of tiles compiles another program for it.
-COMPANIES = tuple(Company.of(REAL, *mixed) for mixed in ((1, 0), (2, 0), (4, 2), (8, 0), (12, 4)))
+
+
+def in_flight(canvases: int, chunks: int) -> Company:
+    """So many tiles of an engine with sixteen slots."""
+    company = Company.of(REAL, canvases, chunks)
+    return replace(company, seats=(*company.seats, *[None] * (16 - len(company.seats))))
+
+
+# One canvas in the one slot there is; one, two, many of sixteen: what a kernel is compiled for anew.
+COMPANIES = (Company.of(REAL, 1), *(in_flight(*mixed) for mixed in ((1, 0), (2, 0), (6, 2), (12, 4))))
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ def make_tiles(
     span: rows at work, where not all rows of `lines` are
     """
     table = torch.full((len(lines) + idle, 8), 1 << 30, dtype=torch.int32)
+    table[:, Of.CANVAS] = 0  # clean text, whose page would have to be looked up
     for number, line in enumerate(lines):
         table[number] = 0
         for column, value in line.items():

@@ -38,10 +38,16 @@ class Pass:
     """Tensors of one attention layer in one pass. What nobody may read is NaN, q outside the span among it."""
 
     def __init__(
-        self, texts: list[Text], shape: Shape, sliding: bool, window: int, spare_tiles: int = 1, seed: int = 0
+        self,
+        texts: list[Text],
+        shape: Shape = Shape(),
+        sliding: bool = True,
+        window: int = 11,  # more than a page of 8, less than two
+        spare_tiles: int = 1,
+        dtype: torch.dtype = torch.float32,
     ):
         self.texts, self.shape, self.sliding, self.window = texts, shape, sliding, window
-        random = torch.Generator().manual_seed(seed)
+        random = torch.Generator().manual_seed(len(texts))
         places = [text.places(shape.page_tokens) for text in texts]
         longest = max(map(len, places)) + 1
         pages = torch.randperm(len(texts) * longest * 2, generator=random)
@@ -74,6 +80,14 @@ class Pass:
         self.slots = _slots(numbers, table)
         self.q = torch.randn((len(rows) + spare_tiles) * shape.tile_rows, shape.heads, shape.head_dim, generator=random)
         self.q[len(rows) * shape.tile_rows :] = torch.nan
+        self.q, self.pool = self.q.to(dtype), self.pool.to(dtype)
+        self.keys_values = [whole.to(dtype) for whole in self.keys_values]
+        self.at_work = len(rows)
+
+    @property
+    def asked(self) -> tuple[Tensor, Slots, Tiles, Tensor, bool, int, Tensor]:
+        """What attend is called with, for every tile."""
+        return self.q, self.slots, self.tiles, self.pool, self.sliding, self.window, self.tiles.everyone
 
     def exact(self, tile: int) -> Tensor:
         """A tile's rows that are there, as a softmax over its whole text in float64: (rows, heads * head_dim)."""

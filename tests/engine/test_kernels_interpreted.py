@@ -26,8 +26,6 @@ ROOT = Path(__file__).parents[2]
 TESTS = Path(__file__).parent / "kernels"
 FILES = sorted(TESTS.glob("test_*.py"))
 KERNELS = Path(kernels.__file__).parent
-# Modules of the package that are no operation of a step.
-BESIDE = {"__init__", "launch", "operations", "tables"}
 OPERATIONS: dict[str, Callable[..., Any]] = {
     name: value for name, value in vars(operations).items() if hasattr(value, "__wrapped__")
 }
@@ -107,15 +105,6 @@ def test_an_operation_has_a_kernel_and_a_twin_with_the_same_name_and_signature(n
 def test_no_module_has_the_name_of_something_that_the_package_exports() -> None:
     """Importing the module would put it where the function was."""
     assert {path.stem for path in KERNELS.glob("*.py")} & set(kernels.__all__) == set()
-
-
-def test_a_module_of_the_package_is_an_operation_or_what_several_of_them_share() -> None:
-    """Those others launch nothing: whoever calls them is an operation."""
-    others = {path.stem for path in KERNELS.glob("*.py")} - set(OPERATIONS) - BESIDE
-    for name in others:
-        tree = ast.parse((KERNELS / f"{name}.py").read_text())
-        functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-        assert all(any("triton.jit" in ast.unparse(one) for one in node.decorator_list) for node in functions), name
 
 
 def test_the_engine_and_its_operations_run_without_triton() -> None:

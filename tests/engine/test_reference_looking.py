@@ -12,8 +12,6 @@ from dgbatch.engine.kernels import operations
 from dgbatch.engine.kernels.reference.looking import chunk_place
 from tests.engine.looks import Pass, Shape, Text
 
-WINDOW = 11  # more than a page of 8, less than two
-
 CASES = {
     "a canvas with no text before it": [Text(0)],
     "the first chunk of a prompt": [Text(20, chunks=range(1), canvas=False)],
@@ -31,14 +29,17 @@ CASES = {
 }
 
 
+def close(case: Pass) -> None:
+    out = operations.attend(*case.asked)
+    assert out.shape == case.q.flatten(1).shape
+    for tile in range(case.at_work):
+        torch.testing.assert_close(out[case.there(tile)].double(), case.exact(tile), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("sliding", [False, True], ids=["full", "sliding"])
 @pytest.mark.parametrize("name", CASES)
 def test_every_row_sees_what_it_may_and_nothing_else(name: str, sliding: bool) -> None:
-    case = Pass(CASES[name], Shape(), sliding, WINDOW)
-    out = operations.attend(case.q, case.slots, case.tiles, case.pool, sliding, WINDOW, case.tiles.everyone)
-    assert out.shape == case.q.flatten(1).shape
-    for tile in range(len(case.tiles.table) - 1):
-        torch.testing.assert_close(out[case.there(tile)].double(), case.exact(tile), atol=1e-5, rtol=0)
+    close(Pass(CASES[name], sliding=sliding))
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "page_tokens"), [(2, 2, 8), (4, 1, 12), (6, 2, 64)])
@@ -46,24 +47,20 @@ def test_heads_share_keys_in_groups_of_any_size_and_pages_are_of_any_length(
     heads: int, kv_heads: int, page_tokens: int
 ) -> None:
     shape = Shape(heads=heads, kv_heads=kv_heads, page_tokens=page_tokens)
-    case = Pass([Text(page_tokens * 2 + 3, settled=1, chunks=range(3, 4))], shape, True, page_tokens)
-    out = operations.attend(case.q, case.slots, case.tiles, case.pool, True, page_tokens, case.tiles.everyone)
-    for tile in range(2):
-        torch.testing.assert_close(out[case.there(tile)].double(), case.exact(tile), atol=1e-5, rtol=0)
+    close(Pass([Text(page_tokens * 2 + 3, settled=1, chunks=range(3, 4))], shape, window=page_tokens))
 
 
 def test_a_tile_is_computed_as_if_it_were_alone() -> None:
-    case = Pass(CASES["company"], Shape(), True, WINDOW)
-    whole = operations.attend(case.q, case.slots, case.tiles, case.pool, True, WINDOW, case.tiles.everyone)
-    for tile in range(len(case.tiles.table) - 1):
+    case = Pass(CASES["company"])
+    whole = operations.attend(*case.asked)
+    for tile in range(case.at_work):
         alone = torch.tensor([tile, tile + 1]) * case.shape.tile_rows
-        out = operations.attend(case.q, case.slots, case.tiles, case.pool, True, WINDOW, alone)
+        out = operations.attend(*case.asked[:-1], alone)
         assert torch.equal(out[case.there(tile)], whole[case.there(tile)])
 
 
 def test_a_pass_with_nobody_at_work_is_nothing() -> None:
-    case = Pass([Text(5)], Shape(), False, WINDOW)
-    operations.attend(case.q, case.slots, case.tiles, case.pool, False, WINDOW, torch.tensor([64, 64]))
+    operations.attend(*Pass([Text(5)]).asked[:-1], torch.tensor([64, 64]))
 
 
 def test_chunks_of_a_prompt_are_pages_long_but_the_last_and_canvases_follow_it() -> None:

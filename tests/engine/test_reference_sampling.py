@@ -43,8 +43,12 @@ class Case:
         z = softcap(logits, CAP) / self.tiles.temperature[2:5, None, None]
         return z.masked_fill(self.slots.allowed[self.at_work][:, None] == 0, -torch.inf)
 
+    def given(self) -> tuple[Tensor, Tensor, Slots, Tiles, float, int]:
+        """What the head is called with."""
+        return self.h, self.embedding, self.slots, self.tiles, CAP, 5
+
     def head(self) -> tuple[Tensor, ...]:
-        return head(self.h, self.embedding, self.slots, self.tiles, CAP, 5)
+        return head(*self.given())
 
     def decide(self) -> tuple[Tensor, ...]:
         return decide(*self.head(), self.slots, self.tiles)

@@ -329,7 +329,7 @@ def test_engine_that_has_no_memory_left_says_so(tmp_path):
 
 
 def test_heartbeat_moves_while_rows_are_denoised(tmp_path):
-    worker, plan, _ = started(fake_job(tmp_path, ["!steps=1000 x"], {"step_s": 0.01}))
+    worker, plan, _ = started(fake_job(tmp_path, ["!steps=300 x"], {"step_s": 0.01}))
     before = wait_for(worker, loaded).heartbeat
     assert (
         wait_for(
@@ -342,7 +342,7 @@ def test_heartbeat_moves_while_rows_are_denoised(tmp_path):
 
 
 def test_rows_that_a_round_of_retry_leaves_as_they_are_do_not_count_as_done(tmp_path):
-    worker, plan, spec = started(fake_job(tmp_path, ["!steps=1000 x"] * 8, {"step_s": 0.01}, output={"columns": []}))
+    worker, plan, spec = started(fake_job(tmp_path, ["!steps=300 x"] * 8, {"step_s": 0.01}, output={"columns": []}))
     run, shard = new_run(spec), plan.shards[0]
     codes = ["b", *["a"] * 7]
     lost = [QuarantinedRow(f"r{i:04d}", 0, code, "", 1, {"prompt": "x", "answer": "y"}) for i, code in enumerate(codes)]

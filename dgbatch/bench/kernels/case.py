@@ -13,8 +13,10 @@ from dgbatch.bench.kernels.draw import Draw
 from dgbatch.bench.kernels.seats import Company
 from dgbatch.roofline import Shape
 
-# What of an output counts: not the padding of tiles, nor rows that are not at work.
+# How tensors lie: a row for each row of tiles, for each expert that one chose, for each row of canvases; for each
+# expert a list; not by row at all. What of an output counts is rows at work without the padding of tiles.
 ROWS, CHOICES, CANVAS_ROWS, LISTS, WHOLE = "rows", "choices", "canvas rows", "lists", "whole"
+SPAN, POOL = "span", "pool"
 ULP = 2.0**-7  # what a bfloat16 moves at most, relative, when it is rounded the other way
 EPS, CAP = 1e-6, 30.0
 
@@ -38,7 +40,8 @@ class Case:
     shape: Shape
     make: Callable[[Draw], Arguments]
     least: Callable[[Company, int], Work]  # of a company, and the bytes of a weight
-    outputs: Mapping[str, str]  # what it returns, in order, and what of it counts
+    inputs: Mapping[int, str]  # how those arguments lie that belong to one pass; Slots and Tiles are plain to see
+    outputs: Mapping[str, str]  # what it returns, in order, and how it lies
     writes: Mapping[str, Callable[[Arguments], Tensor]] = field(default_factory=dict)  # arguments that it changes
     # In bfloat16, ours against the twin: the largest |difference| / (|twin| + the twin's root mean square).
     # Integers are the same, but where candidates are as good as equal.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from dgbatch.bench.kernels.case import CHOICES, EPS, LISTS, ROWS, ULP, WHOLE, Arguments, Case, Work
+from dgbatch.bench.kernels.case import CHOICES, EPS, LISTS, POOL, ROWS, SPAN, ULP, WHOLE, Arguments, Case, Work
 from dgbatch.bench.kernels.draw import Draw
 from dgbatch.bench.kernels.seats import Company
 from dgbatch.engine.kernels.tables import Of
@@ -42,7 +42,7 @@ def embed_rows(shape: Shape) -> Case:
 
     # The norm of the soft embeddings rounds once; a float32 sum in another order may tip it.
     outputs = {"embedded": ROWS, "conditioned": ROWS, "positions": ROWS}
-    return Case("embed_rows", "embed_rows", shape, make, least, outputs)
+    return Case("embed_rows", "embed_rows", shape, make, least, {}, outputs)
 
 
 def condition(shape: Shape) -> Case:
@@ -53,7 +53,8 @@ def condition(shape: Shape) -> Case:
     def least(company: Company, size: int) -> Work:
         return Work((3 * company.tokens + company.canvases * company.length) * shape.hidden * size)
 
-    return Case("condition", "condition", shape, make, least, {"x": ROWS, "h": ROWS}, tolerance=2 * ULP)
+    inputs = {0: ROWS, 1: ROWS}
+    return Case("condition", "condition", shape, make, least, inputs, {"x": ROWS, "h": ROWS}, tolerance=2 * ULP)
 
 
 def place_heads(shape: Shape, layer: Layer) -> Case:
@@ -72,9 +73,10 @@ def place_heads(shape: Shape, layer: Layer) -> Case:
         return Work(company.tokens * layer.head_dim * (parts + 1 + written) * size)
 
     name = f"place_heads {_kind(layer)}"
-    # the product with the norm's weight rounds, then each of two products with cos and sin
+    inputs = {0: ROWS, 1: ROWS, 2: ROWS, 7: POOL}
     writes = {"pool": lambda arguments: arguments[7]}
-    return Case(name, "place_heads", shape, make, least, {"q": ROWS}, writes, tolerance=2 * ULP)
+    # the product with the norm's weight rounds, then each of two products with cos and sin
+    return Case(name, "place_heads", shape, make, least, inputs, {"q": ROWS}, writes, tolerance=2 * ULP)
 
 
 def attend(shape: Shape, layer: Layer) -> Case:
@@ -93,8 +95,9 @@ def attend(shape: Shape, layer: Layer) -> Case:
             4 * shape.heads * layer.head_dim * sum(rows * keys for rows, keys in seen),
         )
 
+    inputs = {0: ROWS, 3: POOL, 6: SPAN}
     # probabilities are rounded before they meet the values, by each side at another maximum
-    return Case(f"attend {_kind(layer)}", "attend", shape, make, least, {"attended": ROWS}, tolerance=2 * ULP)
+    return Case(f"attend {_kind(layer)}", "attend", shape, make, least, inputs, {"attended": ROWS}, tolerance=2 * ULP)
 
 
 def linear(shape: Shape, what: str, out: int, inner: int) -> Case:
@@ -105,7 +108,8 @@ def linear(shape: Shape, what: str, out: int, inner: int) -> Case:
         rows = company.tokens
         return Work((out * inner + rows * (inner + out)) * size, 2.0 * rows * out * inner)
 
-    return Case(f"linear {what}", "linear", shape, make, least, {"y": ROWS})
+    inputs = {0: ROWS, 2: SPAN}
+    return Case(f"linear {what}", "linear", shape, make, least, inputs, {"y": ROWS})
 
 
 def gated(shape: Shape) -> Case:
@@ -118,8 +122,9 @@ def gated(shape: Shape) -> Case:
         rows = company.tokens
         return Work((2 * width * hidden + rows * (hidden + width)) * size, 4.0 * rows * width * hidden)
 
+    inputs = {0: ROWS, 2: SPAN}
     # gate and up round, each their own way, then their product
-    return Case("gated", "gated", shape, make, least, {"inner": ROWS}, tolerance=3 * ULP)
+    return Case("gated", "gated", shape, make, least, inputs, {"inner": ROWS}, tolerance=3 * ULP)
 
 
 def residual_norms(shape: Shape) -> Case:
@@ -132,7 +137,8 @@ def residual_norms(shape: Shape) -> Case:
         return Work(6.0 * company.tokens * shape.hidden * size)
 
     outputs = {"x": ROWS, "dense_in": ROWS, "experts_in": ROWS, "unit": ROWS}
-    return Case("residual_norms", "residual_norms", shape, make, least, outputs, tolerance=2 * ULP)
+    inputs = {0: ROWS, 1: ROWS, 6: SPAN}
+    return Case("residual_norms", "residual_norms", shape, make, least, inputs, outputs, tolerance=2 * ULP)
 
 
 def choose_experts(shape: Shape) -> Case:
@@ -147,7 +153,8 @@ def choose_experts(shape: Shape) -> Case:
 
     # Scores round to bfloat16 before the softmax: one of 4 that tips moves a probability by 4 * 2^-8.
     outputs = {"weights": ROWS, "index": ROWS}
-    return Case("choose_experts", "choose_experts", shape, make, least, outputs, tolerance=6 * ULP)
+    inputs = {0: ROWS, 5: SPAN}
+    return Case("choose_experts", "choose_experts", shape, make, least, inputs, outputs, tolerance=6 * ULP)
 
 
 def group_rows(shape: Shape) -> Case:
@@ -157,7 +164,10 @@ def group_rows(shape: Shape) -> Case:
     def least(company: Company, size: int) -> Work:
         return Work(company.tokens * shape.chosen * 8 + shape.experts * 4)
 
-    return Case("group_rows", "group_rows", shape, make, least, {"counts": WHOLE, "places": LISTS}, tolerance=0.0)
+    inputs = {0: ROWS, 2: SPAN}
+    return Case(
+        "group_rows", "group_rows", shape, make, least, inputs, {"counts": WHOLE, "places": LISTS}, tolerance=0.0
+    )
 
 
 def experts_up(shape: Shape) -> Case:
@@ -173,7 +183,8 @@ def experts_up(shape: Shape) -> Case:
         moved = weights + rows * (hidden + shape.chosen * width)
         return Work(moved * size, 4.0 * rows * shape.chosen * width * hidden)
 
-    return Case("experts_up", "experts_up", shape, make, least, {"inner": CHOICES}, tolerance=3 * ULP)
+    inputs = {0: ROWS, 2: LISTS, 3: LISTS}
+    return Case("experts_up", "experts_up", shape, make, least, inputs, {"inner": CHOICES}, tolerance=3 * ULP)
 
 
 def experts_down(shape: Shape) -> Case:
@@ -189,7 +200,8 @@ def experts_down(shape: Shape) -> Case:
         moved = weights + rows * shape.chosen * (hidden + width)
         return Work(moved * size, 2.0 * rows * shape.chosen * width * hidden)
 
-    return Case("experts_down", "experts_down", shape, make, least, {"outer": CHOICES})
+    inputs = {0: CHOICES, 2: LISTS, 3: LISTS}
+    return Case("experts_down", "experts_down", shape, make, least, inputs, {"outer": CHOICES})
 
 
 def combine(shape: Shape) -> Case:
@@ -205,8 +217,9 @@ def combine(shape: Shape) -> Case:
         rows = company.tokens
         return Work(rows * ((4 + shape.chosen) * shape.hidden * size + shape.chosen * 4))
 
+    inputs = {0: ROWS, 1: ROWS, 2: CHOICES, 3: ROWS, 11: SPAN}
     # five values in a row are rounded to bfloat16 on the way to h
-    return Case("combine", "combine", shape, make, least, {"x": ROWS, "h": ROWS}, tolerance=4 * ULP)
+    return Case("combine", "combine", shape, make, least, inputs, {"x": ROWS, "h": ROWS}, tolerance=4 * ULP)
 
 
 def _kind(layer: Layer) -> str:

@@ -86,6 +86,11 @@ class Company:
         return max(self.room, len(self.table))
 
     @property
+    def canvas_room(self) -> int:
+        """How many tiles may be canvases: no more than there are slots."""
+        return min(self.tiles, len(self.seats))
+
+    @property
     def rows(self) -> int:
         """M: rows of all tiles there is room for."""
         return self.tiles * self.tile_rows

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from dgbatch.bench.kernels.case import CANVAS_ROWS, CAP, ULP, Arguments, Case, Work
+from dgbatch.bench.kernels.case import CANVAS_ROWS, CAP, ROWS, ULP, Arguments, Case, Work
 from dgbatch.bench.kernels.draw import Draw
 from dgbatch.bench.kernels.layer_cases import embed_scale
 from dgbatch.bench.kernels.seats import Company
-from dgbatch.engine.kernels.tables import HEAD_COLUMNS
+from dgbatch.engine.kernels.tables import HEAD_COLUMNS, Told
 from dgbatch.roofline import Shape
 
 
@@ -23,7 +23,7 @@ def cases(shape: Shape) -> Iterator[Case]:
 def head(shape: Shape) -> Case:
     def make(draw: Draw) -> Arguments:
         h, embedding = draw.rows(shape.hidden), draw.weight(shape.vocab, shape.hidden)
-        return h, embedding, draw.slots(), draw.tiles(), CAP, draw.company.tiles
+        return h, embedding, draw.slots(), draw.tiles(), CAP, draw.company.canvas_room
 
     def least(company: Company, size: int) -> Work:
         rows, columns = company.canvases * company.length, column_tiles(shape)
@@ -33,8 +33,9 @@ def head(shape: Shape) -> Case:
         )
 
     names = ("e", "totals", "moments", "maxima", "argmaxima")
+    inputs = {0: ROWS}
     # A logit of 4 that is rounded the other way moves by 2^-6, so z by 2^-6 / 0.4, and e = exp(z - m) as much.
-    return Case("head", "head", shape, make, least, dict.fromkeys(names, CANVAS_ROWS), tolerance=8 * ULP)
+    return Case("head", "head", shape, make, least, inputs, dict.fromkeys(names, CANVAS_ROWS), tolerance=8 * ULP)
 
 
 def decide(shape: Shape) -> Case:
@@ -46,8 +47,9 @@ def decide(shape: Shape) -> Case:
         return Work(rows * (column_tiles(shape) * 20 + HEAD_COLUMNS * size + 16))
 
     names = ("entropy", "argmax", "drawn", "fresh", "factors")
+    inputs = dict.fromkeys(range(5), CANVAS_ROWS)
     # float32 throughout: sums of 2,048 tiles in another order
-    return Case("decide", "decide", shape, make, least, dict.fromkeys(names, CANVAS_ROWS), tolerance=1e-5)
+    return Case("decide", "decide", shape, make, least, inputs, dict.fromkeys(names, CANVAS_ROWS), tolerance=1e-5)
 
 
 def soft_rows(shape: Shape) -> Case:
@@ -62,7 +64,8 @@ def soft_rows(shape: Shape) -> Case:
         return Work(moved + rows * column_tiles(shape) * 4, 2.0 * rows * shape.vocab * shape.hidden)
 
     writes = {"slots.soft": lambda arguments: arguments[4].soft}
-    return Case("soft_rows", "soft_rows", shape, make, least, {}, writes, tolerance=2 * ULP)
+    inputs = {0: CANVAS_ROWS, 1: CANVAS_ROWS}
+    return Case("soft_rows", "soft_rows", shape, make, least, inputs, {}, writes, tolerance=2 * ULP)
 
 
 def plan_tiles(shape: Shape, fold: bool) -> Case:
@@ -82,12 +85,12 @@ def plan_tiles(shape: Shape, fold: bool) -> Case:
         "tiles.of_slot": lambda arguments: arguments[1].of_slot,
     }
     name = "plan_tiles folded" if fold else "plan_tiles"
-    return Case(name, "plan_tiles", shape, make, least, {}, writes, tolerance=1e-6)
+    return Case(name, "plan_tiles", shape, make, least, {}, {}, writes, tolerance=1e-6)
 
 
 def advance(shape: Shape) -> Case:
     def make(draw: Draw) -> Arguments:
-        slots, tiles, rows = draw.slots(), draw.tiles(), draw.company.tiles * draw.company.tile_rows
+        slots, tiles, rows = draw.slots(), draw.tiles(), draw.company.canvas_room * draw.company.tile_rows
         entropy = draw.uniform(rows).square() * 0.02  # so that the bound is crossed inside a canvas
         return slots, tiles, entropy, draw.tokens(rows), draw.tokens(rows), draw.tokens(rows)
 
@@ -95,9 +98,16 @@ def advance(shape: Shape) -> Case:
         rows = company.canvases * company.length
         return Work(rows * 4 * (4 + 2 + 3 + 5) + len(company.seats) * (20 + 8 + 16) * 4)
 
-    names = ("numbers", "text", "canvas", "argmax", "first_accepted", "told", "frames")
-    writes = {f"slots.{name}": _of_slots(name) for name in names}
-    return Case("advance", "advance", shape, make, least, {}, writes, tolerance=0.0)
+    names = ("numbers", "text", "canvas", "argmax", "first_accepted", "frames")
+    writes = {f"slots.{name}": _of_slots(name) for name in names} | {
+        "slots.told": lambda arguments: arguments[0].told[
+            :, [column for column in Told if column != Told.MEAN_ENTROPY]
+        ],
+        "slots.mean_entropy": lambda arguments: arguments[0].told[:, Told.MEAN_ENTROPY].view(torch.float32),
+    }
+    inputs = dict.fromkeys(range(2, 6), CANVAS_ROWS)
+    # the mean of a canvas's entropies in another order; all else is whole numbers
+    return Case("advance", "advance", shape, make, least, inputs, {}, writes, tolerance=1e-6)
 
 
 def column_tiles(shape: Shape) -> int:
@@ -107,7 +117,7 @@ def column_tiles(shape: Shape) -> int:
 
 def believed(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What the head and decide say of made-up scores: e, totals, moments, maxima, argmaxima, factors."""
-    columns, rows = column_tiles(draw.shape), draw.company.tiles * draw.company.tile_rows
+    columns, rows = column_tiles(draw.shape), draw.company.canvas_room * draw.company.tile_rows
     vocab = draw.shape.vocab
     if draw.meta:
         e, small = draw.normal(rows, vocab), draw.normal(rows, columns, dtype=torch.float32)

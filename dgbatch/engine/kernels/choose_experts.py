@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture
+from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture, stages_of
 
 BLOCK_ROWS = 16  # few, so that one canvas is spread over 16 multiprocessors; each reads all of proj from L2
 BLOCK_K = 128
@@ -45,44 +45,49 @@ def _choose_experts(
     proj_at = proj + expert[:, None] * H + k[None, :]
     # Experts are the wide side of the product: 16 rows would fill a quarter of the narrowest tile.
     scores = tl.zeros((BLOCK_E, BLOCK_ROWS), tl.float32)
+    factor = tl.load(scale + k, mask=k < H, other=0.0)
     for start in range(0, H, BLOCK_K):
         if EVEN_K:
             row = tl.load(unit_at, mask=at_work[:, None], other=0.0)
-            factor = tl.load(scale + start + k)
             matrix = tl.load(proj_at, mask=expert[:, None] < EXPERTS, other=0.0)
         else:
             there = k < H - start
             row = tl.load(unit_at, mask=at_work[:, None] & there[None, :], other=0.0)
-            factor = tl.load(scale + start + k, mask=there, other=0.0)
             matrix = tl.load(proj_at, mask=(expert[:, None] < EXPERTS) & there[None, :], other=0.0)
         # rounded after each factor, as two torch operations do
         scaled = (row.to(tl.float32) * factor.to(tl.float32)[None, :]).to(dtype).to(tl.float32)
         scaled = (scaled * root).to(dtype)
+        # Two bytes a thread are too few to be copied ahead by themselves; asked for now, they are there a round later.
+        ahead = start + BLOCK_K + k
+        factor = tl.load(scale + ahead, mask=ahead < H, other=0.0)
         if UPCAST:
             scaled, matrix = scaled.to(tl.float32), matrix.to(tl.float32)
         scores = tl.dot(matrix, scaled.T, scores, input_precision="ieee")
         unit_at += BLOCK_K
         proj_at += BLOCK_K
-    left = tl.where(expert[:, None] < EXPERTS, scores.to(dtype).to(tl.float32), -float("inf"))
-    own = tl.load(per_expert_scale + expert, mask=expert < EXPERTS, other=0.0).to(tl.float32)
+    # Score and number in one integer: one reduction a round finds both, and of equal scores the lowest number.
+    scores = scores.to(dtype).to(tl.float32)
+    scores = tl.where(scores == 0.0, 0.0, scores)  # no negative zero: its bits would come behind those of zero
+    bits = scores.to(tl.int32, bitcast=True)
+    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64) << 32
+    nothing: tl.constexpr = -(2**63)
+    keys = tl.where(expert[:, None] < EXPERTS, ordered | (BLOCK_E - 1 - expert)[:, None].to(tl.int64), nothing)
     slot = tl.arange(0, WIDTH)
-    best = tl.max(left, 0)
-    share = tl.zeros((BLOCK_ROWS, WIDTH), tl.float32)
-    factors = tl.zeros((BLOCK_ROWS, WIDTH), tl.float32)
-    picks = tl.zeros((BLOCK_ROWS, WIDTH), tl.int32)
+    tops = tl.zeros((BLOCK_ROWS, WIDTH), tl.int64)
     for j in tl.static_range(CHOSEN):
-        top = tl.max(left, 0)
-        # of equal scores the lowest number
-        pick = tl.min(tl.where(left == top[None, :], expert[:, None], BLOCK_E), 0)
-        picked = expert[:, None] == pick[None, :]
-        here = slot[None, :] == j
-        share = tl.where(here, tl.exp(top - best)[:, None], share)
-        factors = tl.where(here, tl.sum(tl.where(picked, own[:, None], 0.0), 0)[:, None], factors)
-        picks = tl.where(here, pick[:, None], picks)
-        left = tl.where(picked, -float("inf"), left)
+        top = tl.max(keys, 0)
+        tops = tl.where(slot[None, :] == j, top[:, None], tops)
+        keys = tl.where(keys == top[None, :], nothing, keys)
+    there = slot[None, :] < CHOSEN
+    picks = BLOCK_E - 1 - (tops & 0xFFFFFFFF).to(tl.int32)
+    bits = (tops >> 32).to(tl.int32)
+    scores = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+    scores = tl.where(there, scores, -float("inf"))
+    share = tl.exp(scores - tl.max(scores, 1)[:, None])
+    factors = tl.load(per_expert_scale + picks, mask=there & (picks < EXPERTS), other=0.0).to(tl.float32)
     share = share / tl.sum(share, 1)[:, None] * factors
     at = rows[:, None] * CHOSEN + slot[None, :]
-    mask = at_work[:, None] & (slot[None, :] < CHOSEN)
+    mask = at_work[:, None] & there
     tl.store(weights + at, share, mask=mask)
     tl.store(index + at, picks, mask=mask)
 
@@ -120,6 +125,6 @@ def choose_experts(
         EVEN_K=hidden % BLOCK_K == 0,
         UPCAST=INTERPRETED,
         num_warps=4,
-        num_stages=2 if architecture(unit) > BLACKWELL else 4,
+        num_stages=stages_of(unit, 3 if architecture(unit) > BLACKWELL else 4),
     )
     return weights, index

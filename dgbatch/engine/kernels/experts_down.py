@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dgbatch.engine.kernels.experts_up import BLOCK_K, token_tiles
-from dgbatch.engine.kernels.launch import INTERPRETED, architecture
+from dgbatch.engine.kernels.launch import INTERPRETED, architecture, stages_of
 
 BLOCK_H = 128  # as many rows of weights as experts_up has: 2816 is 22 of them
 
@@ -38,28 +38,26 @@ def _down_tile(
 ):
     token = tl.arange(0, TOKENS)
     there = token < left
-    place = tl.load(place_at + token, mask=there, other=0).to(tl.int64)
+    place = tl.load(place_at + token, mask=there, other=0)
     column = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     k = tl.arange(0, BLOCK_K)
-    down_at = down + column[:, None] * I + k[None, :]
-    inner_at = inner + place[:, None] * I + k[None, :]
+    down_at = column[:, None] * I + k[None, :]
+    inner_at = place[:, None] * I + k[None, :]
     total = tl.zeros((BLOCK_H, TOKENS), tl.float32)
     for start in tl.range(0, I, BLOCK_K, num_stages=STAGES):
         if EVEN_K:
-            a = tl.load(down_at, mask=column[:, None] < H, other=0.0)
-            b = tl.load(inner_at, mask=there[:, None], other=0.0)
+            a = tl.load(down + start + down_at, mask=column[:, None] < H, other=0.0)
+            b = tl.load(inner + start + inner_at, mask=there[:, None], other=0.0)
         else:
             inside = k[None, :] < I - start
-            a = tl.load(down_at, mask=(column[:, None] < H) & inside, other=0.0)
-            b = tl.load(inner_at, mask=there[:, None] & inside, other=0.0)
+            a = tl.load(down + start + down_at, mask=(column[:, None] < H) & inside, other=0.0)
+            b = tl.load(inner + start + inner_at, mask=there[:, None] & inside, other=0.0)
         if UPCAST:
             a, b = a.to(tl.float32), b.to(tl.float32)
         total = tl.dot(a, b.T, total, input_precision="ieee")
-        down_at += BLOCK_K
-        inner_at += BLOCK_K
     if SCALED:
         total *= tl.load(scale + column, mask=column < H, other=0.0)[:, None]
-    outer_at = outer + place[:, None] * H + column[None, :]
+    outer_at = outer + place[:, None].to(tl.int64) * H + column[None, :]
     tl.store(outer_at, total.to(outer.dtype.element_ty).T, mask=there[:, None] & (column[None, :] < H))
 
 
@@ -91,7 +89,8 @@ def _experts_down(
         return
     matrix = down + expert * (H * I)
     own = scale + expert * H
-    for start in range(tl.program_id(0) * MANY, count, tl.num_programs(0) * MANY):
+    # Nothing moves out of this loop: what both branches prepare would hold registers and spill.
+    for start in tl.range(tl.program_id(0) * MANY, count, tl.num_programs(0) * MANY, disable_licm=True):
         at = places + expert * rows + start
         left = count - start
         if left <= FEW:
@@ -129,13 +128,14 @@ def experts_down(inner: Tensor, down: Tensor, counts: Tensor, places: Tensor, sc
         BLOCK_H=BLOCK_H,
         BLOCK_K=BLOCK_K,
         FEW=tokens.few,
-        FEW_STAGES=tokens.few_stages,
+        FEW_STAGES=stages_of(inner, tokens.few_stages),
         MANY=tokens.many,
-        MANY_STAGES=tokens.many_stages,
+        MANY_STAGES=stages_of(inner, tokens.many_stages),
         EVEN_K=width % BLOCK_K == 0,
         SCALED=scale is not None,
         UPCAST=INTERPRETED,
-        num_warps=4,
-        num_stages=tokens.few_stages,
+        num_warps=tokens.num_warps,
+        maxnreg=tokens.registers,
+        num_stages=1,
     )
     return outer

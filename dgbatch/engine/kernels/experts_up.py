@@ -2,7 +2,7 @@
 
 Most of a step is the stream of experts' weights, so everything here serves it: weights are the wide side of the
 product and a few tokens the narrow one; a program streams one block of an expert's weights past the expert's tokens;
-two programs of a multiprocessor keep about 128 KB of weights under way, of which 26 KB would do if latency were the
+two programs of a multiprocessor keep 96 to 128 KB of weights under way, of which 26 KB would do if latency were the
 only cost. Not yet measured on a GPU.
 """
 
@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dgbatch.engine.kernels.gelu import gate_with_gelu
-from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture
+from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture, stages_of
 
 BLOCK_I = 64  # rows of gate and as many of up; 704 is 11 of them
 BLOCK_K = 64  # 128 bytes of a bfloat16 row: one swizzled line of shared memory. Never depends on the number of rows
@@ -44,33 +44,31 @@ def _up_tile(
     token = tl.arange(0, TOKENS)
     there = token < left
     place = tl.load(place_at + token, mask=there, other=0)
-    column = tl.program_id(1) * BLOCK_I + tl.arange(0, BLOCK_I)
+    # Of every 16 rows of the product 8 are of gate and 8 of up: the same thread has both in its registers.
+    row = tl.arange(0, 2 * BLOCK_I)
+    own = tl.program_id(1) * BLOCK_I + row // 16 * 8 + row % 8
+    half = row // 8 % 2
     k = tl.arange(0, BLOCK_K)
-    gate_at = gate_up + column[:, None] * H + k[None, :]
-    up_at = gate_at + I * H
-    x_at = x + (place // CHOSEN)[:, None].to(tl.int64) * H + k[None, :]
-    gate = tl.zeros((BLOCK_I, TOKENS), tl.float32)
-    up = tl.zeros((BLOCK_I, TOKENS), tl.float32)
+    weight_at = (half * I + own)[:, None] * H + k[None, :]
+    x_at = (place // CHOSEN)[:, None] * H + k[None, :]
+    both = tl.zeros((2 * BLOCK_I, TOKENS), tl.float32)
     for start in tl.range(0, H, BLOCK_K, num_stages=STAGES):
         if EVEN_K:
-            a = tl.load(gate_at, mask=column[:, None] < I, other=0.0)
-            b = tl.load(up_at, mask=column[:, None] < I, other=0.0)
-            c = tl.load(x_at, mask=there[:, None], other=0.0)
+            a = tl.load(gate_up + start + weight_at, mask=own[:, None] < I, other=0.0)
+            b = tl.load(x + start + x_at, mask=there[:, None], other=0.0)
         else:
             inside = k[None, :] < H - start
-            a = tl.load(gate_at, mask=(column[:, None] < I) & inside, other=0.0)
-            b = tl.load(up_at, mask=(column[:, None] < I) & inside, other=0.0)
-            c = tl.load(x_at, mask=there[:, None] & inside, other=0.0)
+            a = tl.load(gate_up + start + weight_at, mask=(own[:, None] < I) & inside, other=0.0)
+            b = tl.load(x + start + x_at, mask=there[:, None] & inside, other=0.0)
         if UPCAST:
-            a, b, c = a.to(tl.float32), b.to(tl.float32), c.to(tl.float32)
-        gate = tl.dot(a, c.T, gate, input_precision="ieee")
-        up = tl.dot(b, c.T, up, input_precision="ieee")
-        gate_at += BLOCK_K
-        up_at += BLOCK_K
-        x_at += BLOCK_K
+            a, b = a.to(tl.float32), b.to(tl.float32)
+        both = tl.dot(a, b.T, both, input_precision="ieee")
     if SCALED:
-        gate *= tl.load(scale + column, mask=column < I, other=0.0)[:, None]
-        up *= tl.load(scale + I + column, mask=column < I, other=0.0)[:, None]
+        both *= tl.load(scale + half * I + own, mask=own < I, other=0.0)[:, None]
+    gate, up = both.reshape(BLOCK_I // 8, 2, 8, TOKENS).permute(0, 2, 3, 1).split()
+    gate = gate.reshape(BLOCK_I, TOKENS)
+    up = up.reshape(BLOCK_I, TOKENS)
+    column = tl.program_id(1) * BLOCK_I + tl.arange(0, BLOCK_I)
     value = gate_with_gelu(gate, up, inner.dtype.element_ty)
     inner_at = inner + place[:, None].to(tl.int64) * I + column[None, :]
     tl.store(inner_at, value.T, mask=there[:, None] & (column[None, :] < I))
@@ -105,7 +103,8 @@ def _experts_up(
         return
     matrix = gate_up + expert * (2 * I * H)
     own = scale + expert * (2 * I)
-    for start in range(tl.program_id(0) * MANY, count, tl.num_programs(0) * MANY):
+    # Nothing moves out of this loop: what both branches prepare would hold registers and spill.
+    for start in tl.range(tl.program_id(0) * MANY, count, tl.num_programs(0) * MANY, disable_licm=True):
         at = places + expert * rows + start
         left = count - start
         if left <= FEW:
@@ -147,14 +146,15 @@ def experts_up(
         BLOCK_I=BLOCK_I,
         BLOCK_K=BLOCK_K,
         FEW=tokens.few,
-        FEW_STAGES=tokens.few_stages,
+        FEW_STAGES=stages_of(x, tokens.few_stages),
         MANY=tokens.many,
-        MANY_STAGES=tokens.many_stages,
+        MANY_STAGES=stages_of(x, tokens.many_stages),
         EVEN_K=hidden % BLOCK_K == 0,
         SCALED=scale is not None,
         UPCAST=INTERPRETED,
-        num_warps=4,
-        num_stages=tokens.few_stages,
+        num_warps=tokens.num_warps,
+        maxnreg=tokens.registers,
+        num_stages=1,
     )
     return inner
 
@@ -167,18 +167,21 @@ class TokenTiles(NamedTuple):
     many: int  # tokens of the others
     many_stages: int
     turns: int  # programs that share the tiles of one expert
+    num_warps: int
+    registers: int | None  # at most, where two programs would not fit a multiprocessor otherwise
 
 
 def token_tiles(mean: int, arch: int) -> TokenTiles:
     """For `mean` tokens of an expert, were all experts as likely.
 
     Weights come from memory once while all tokens of an expert are in one tile, or in tiles of programs that run side
-    by side. Stages are such that two programs fit a multiprocessor (about 100 KB each of 227 KB).
+    by side; so a tile of 128 is at hand for an expert that many like, also where 16 are usual. Stages are such that two
+    programs fit a multiprocessor (about 100 KB each of 227 KB).
     """
     if arch > BLACKWELL:  # 99 KB of shared memory
-        return TokenTiles(32, 4, 64, 3, 1 + mean // 64)
-    if mean <= 32:  # one or two canvases: 16 or 32 tokens, give or take 5
-        return TokenTiles(32, 5, 64, 4, 1)
+        return TokenTiles(32, 3, 64, 3, 1 + mean // 64, 4, None)
+    if mean <= 24:  # one canvas: 16 tokens, give or take 4
+        return TokenTiles(32, 5, 128, 3, 1, 4, None)
     if mean <= 64:
-        return TokenTiles(64, 4, 128, 3, 1)
-    return TokenTiles(32, 5, 128, 3, 1 + mean // 128)
+        return TokenTiles(64, 4, 128, 3, 1, 4, None)
+    return TokenTiles(32, 5, 128, 3, 1 + mean // 128, 8, 128)

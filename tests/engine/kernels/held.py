@@ -7,6 +7,9 @@ does, in the interpreter too, and what it rounds on the way to an output may car
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -22,3 +25,19 @@ def held(ours: Tensor, twin: Tensor, rows: slice = slice(None), few: float = 0.0
         return
     torch.testing.assert_close(ours, twin, rtol=2**-7, atol=2**-9)
     assert (ours != twin).float().mean() <= few
+
+
+def mark_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on what a wrapper allocates is full of sevens, so that a test sees what a kernel did not touch."""
+    plain = Tensor.new_empty
+
+    def marked(own: Tensor, *shape: int, **options: Any) -> Tensor:
+        return plain(own, *shape, **options).fill_(7)
+
+    monkeypatch.setattr(Tensor, "new_empty", marked)
+
+
+def untouched(output: Tensor, first: int, end: int) -> bool:
+    """Whether rows outside [first, end) are as mark_outputs left them, and those inside are not."""
+    touched = (output != 7).flatten(1).any(1).nonzero().flatten().tolist()
+    return touched == [*range(first, end)]

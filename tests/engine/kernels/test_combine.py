@@ -7,7 +7,7 @@ from torch import Tensor
 from dgbatch.engine.kernels.combine import combine
 from dgbatch.engine.kernels.reference import rows as twins
 from tests.engine.at_work import canvas, chunk, make_tiles, random, span
-from tests.engine.kernels.held import TYPES, held
+from tests.engine.kernels.held import TYPES, held, mark_outputs, untouched
 
 EPS = 1e-6
 SCALARS = torch.tensor([0.75, 1.25])
@@ -27,7 +27,7 @@ def case(rows: int, hidden: int, chosen: int, dtype: torch.dtype, rest: slice) -
     ("hidden", "chosen", "rows", "work"), [(40, 2, 1, 2), (33, 3, 17, 2), (64, 1, 3, 1), (2816, 8, 1, 2)]
 )
 def test_a_layer_ends_as_that_of_the_twin(hidden: int, chosen: int, rows: int, work: int, dtype: torch.dtype) -> None:
-    lines = (chunk(0, 0, rows, 0), canvas(1, 0, rows, 0))[-work:]
+    lines = (chunk(1, 0, rows, 0), canvas(0, 0, rows, 0))[-work:]
     tiles = make_tiles(rows, *lines, idle=1)
     tensors, norms = case((work + 1) * rows, hidden, chosen, dtype, slice(work * rows, None))
     arguments = (*tensors, *norms[:3], SCALARS, tiles, norms[3], EPS, tiles.everyone)
@@ -44,8 +44,17 @@ def test_the_last_layer_asks_for_canvases_alone() -> None:
         assert ours[2:4].isfinite().all()
 
 
+@pytest.mark.parametrize(("first", "end"), [(0, 1), (2, 3), (1, 6), (0, 0)])
+def test_rows_outside_the_span_are_not_computed(first: int, end: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles = make_tiles(3, chunk(1, 0, 3, 0), canvas(0, 0, 3, 0))
+    tensors, norms = case(6, 8, 2, torch.float32, slice(0, 0))
+    mark_outputs(monkeypatch)
+    returned = combine(*tensors, *norms[:3], SCALARS, tiles, norms[3], EPS, span(first, end))
+    assert all(untouched(out, first, end) for out in returned)
+
+
 def test_clean_text_and_canvases_have_a_scalar_each() -> None:
-    tiles = make_tiles(1, chunk(0, 0, 1, 0), canvas(1, 0, 1, 0))
+    tiles = make_tiles(1, chunk(1, 0, 1, 0), canvas(0, 0, 1, 0))
     x, zeros, ones = torch.ones(2, 4), torch.zeros(2, 4), torch.ones(4)
     norms = (ones, ones, ones)
     moved, h = combine(x, zeros, torch.zeros(4, 4), torch.ones(2, 2), *norms, SCALARS, tiles, ones, 0.5, span(0, 2))

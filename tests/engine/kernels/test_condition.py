@@ -6,7 +6,7 @@ import torch
 from dgbatch.engine.kernels.condition import condition
 from dgbatch.engine.kernels.reference import rows as twins
 from tests.engine.at_work import canvas, chunk, make_tiles, random
-from tests.engine.kernels.held import TYPES, held
+from tests.engine.kernels.held import TYPES, held, mark_outputs, untouched
 
 EPS = 1e-6
 
@@ -32,3 +32,10 @@ def test_the_branch_of_a_canvas_counts() -> None:
     tiles = make_tiles(1, canvas(0, 0, 1, 0))
     x, _ = condition(torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0, -1.0]]), tiles, torch.ones(2), 0.0)
     torch.testing.assert_close(x, torch.tensor([[2**0.5, 0.0]]))
+
+
+@pytest.mark.parametrize(("first", "end"), [(0, 1), (2, 3), (1, 6), (0, 0)])
+def test_rows_outside_the_span_are_not_computed(first: int, end: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles = make_tiles(3, chunk(0, 0, 3, 0), canvas(1, 0, 3, 0), span=(first, end))
+    mark_outputs(monkeypatch)
+    assert all(untouched(out, first, end) for out in condition(random(6, 8), random(6, 8), tiles, random(8), EPS))

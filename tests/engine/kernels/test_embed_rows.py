@@ -8,7 +8,7 @@ import torch
 from dgbatch.engine.kernels.embed_rows import embed_rows
 from dgbatch.engine.kernels.reference import rows as twins
 from tests.engine.at_work import canvas, chunk, make_slots, make_tiles, random
-from tests.engine.kernels.held import TYPES, held
+from tests.engine.kernels.held import TYPES, held, mark_outputs, untouched
 
 R, C, VOCAB, EPS = 4, 3, 29, 1e-6  # rows of a tile are whatever the tables say
 LINES = (chunk(2, 5, 1, 1), chunk(0, 9, 3, 3), canvas(3, 12, C, 4), canvas(1, 2, C, 1, first=True))
@@ -41,12 +41,17 @@ def test_nothing_leaks_from_a_canvas_that_has_no_step_yet_nor_from_rows_that_are
 
 
 @pytest.mark.parametrize("span", [(0, 1), (2, 4), (3, 6), (0, 0)])
-def test_rows_outside_the_span_have_position_zero(span: tuple[int, int]) -> None:
+def test_rows_outside_the_span_have_position_zero_and_are_nothing_else(
+    span: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     slots, tiles = make_slots(4, R, VOCAB, 40), make_tiles(R, *LINES, span=span)
     arguments = (slots, tiles, random(VOCAB, 40), 2.0, random(40), EPS)
-    ours, theirs = embed_rows(*arguments), twins.embed_rows(*arguments)
+    theirs = twins.embed_rows(*arguments)
+    mark_outputs(monkeypatch)
+    ours = embed_rows(*arguments)
     held(ours[0], theirs[0], slice(*span))
     held(ours[1], theirs[1], slice(*span))
+    assert untouched(ours[0], *span) and untouched(ours[1], *span)
     assert ours[2].equal(theirs[2]) and ours[2].count_nonzero() == span[1] - span[0]
 
 

@@ -10,7 +10,7 @@ from dgbatch.engine.kernels.place_heads import place_heads
 from dgbatch.engine.kernels.reference import rows as twins
 from dgbatch.engine.kernels.tables import Tiles
 from tests.engine.at_work import CHUNKS, canvas, chunk, make_slots, make_tiles, random
-from tests.engine.kernels.held import TYPES, held
+from tests.engine.kernels.held import TYPES, held, mark_outputs, untouched
 
 EPS, SLOTS, FULL = 1e-6, 3, 77.0
 Placed = tuple[Tensor, Tensor]
@@ -73,15 +73,17 @@ def test_heads_of_the_real_sizes_whose_programs_end_at_a_border_of_rows(
 
 
 @pytest.mark.parametrize("span", [(0, 1), (3, 5), (9, 64), (64, 128), (70, 73), (0, 0)])
-def test_only_rows_of_the_span_are_placed(span: Sequence[int]) -> None:
+def test_only_rows_of_the_span_are_placed(span: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> None:
     tiles = make_tiles(64, chunk(1, 0, 64, 0), canvas(0, 8, 64, 3), span=(span[0], span[1]))
+    mark_outputs(monkeypatch)
     (q, pool), (their_q, their_pool) = both(tiles, 128, 256, 1, 1, 64, True, torch.float32)
     held(q, their_q, slice(*span))
+    assert untouched(q, *span)
     held(pool, their_pool)
 
 
 def test_a_canvas_whose_chunk_has_no_page_yet_goes_to_its_slots_own_page() -> None:
-    (_, pool), _ = both(make_tiles(64, canvas(2, 40, 8, CHUNKS)), 64, 8, 2, 1, 8, True, torch.float32)
+    (_, pool), _ = both(make_tiles(64, canvas(2, 40, 8, 1 << 28)), 64, 8, 2, 1, 8, True, torch.float32)
     assert written(pool) == [SLOTS * CHUNKS + 2]
 
 

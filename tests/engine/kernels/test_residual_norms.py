@@ -6,7 +6,7 @@ import torch
 from dgbatch.engine.kernels.reference import rows as twins
 from dgbatch.engine.kernels.residual_norms import residual_norms
 from tests.engine.at_work import random, span
-from tests.engine.kernels.held import TYPES, held
+from tests.engine.kernels.held import TYPES, held, mark_outputs, untouched
 
 EPS = 1e-6
 
@@ -40,3 +40,10 @@ def test_small_rows_are_held_down_by_eps_and_a_row_of_zeros_stays_zero() -> None
     moved, _, _, unit = residual_norms(x, torch.zeros(2, 2), *[torch.ones(2)] * 3, EPS, span(0, 2))
     assert moved.equal(x)
     torch.testing.assert_close(unit, torch.tensor([[0.0, 0.0], [2**-0.5, 2**-0.5]]))
+
+
+@pytest.mark.parametrize(("first", "end"), [(0, 1), (2, 3), (1, 6), (0, 0)])
+def test_rows_outside_the_span_are_not_computed(first: int, end: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark_outputs(monkeypatch)
+    returned = residual_norms(random(6, 8), random(6, 8), *[random(8)] * 3, EPS, span(first, end))
+    assert all(untouched(out, first, end) for out in returned)
