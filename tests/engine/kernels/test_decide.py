@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -62,7 +64,8 @@ def test_sums_that_disagree_with_e_draw_no_token_of_probability_zero() -> None:
         assert (e[: 3 * ROWS].gather(1, drawn[:, None]) > 0).all()
 
 
-def test_a_level_at_the_very_start_of_a_column_tile_draws_its_first_token_that_may_be() -> None:
+@pytest.mark.parametrize("operation", [decide, sampling.decide], ids=["kernel", "twin"])
+def test_a_level_at_the_very_start_of_a_column_tile_draws_its_first_token_that_may_be(operation: Any) -> None:
     """Sums of two tiles for which level * sum lies above the first, and rounding leaves the second nothing of it."""
     case = Case(256)
     level = torch.cat([case.level(ROWS)[0].flatten(), torch.ones(2 * ROWS)])
@@ -77,7 +80,7 @@ def test_a_level_at_the_very_start_of_a_column_tile_draws_its_first_token_that_m
     e[:, 3] = e[:, 128 + 5] = 1
     totals = torch.stack([sums.gather(1, chosen[:, None])[:, 0], torch.ones(5 * ROWS)], 1)
     zeros, ids = torch.zeros(5 * ROWS, 2), torch.tensor([3, 133], dtype=torch.int32).repeat(5 * ROWS, 1)
-    drawn = decide(e, totals, zeros, zeros, ids, case.slots, case.tiles)[2]
+    drawn = operation(e, totals, zeros, zeros, ids, case.slots, case.tiles)[2]
     assert (drawn[rows] == 133).all()
 
 
