@@ -22,6 +22,7 @@ from dgbatch.bench.stopwatch import Turns, one_thread
 from dgbatch.engine import kernels
 from dgbatch.engine.device_step import forward
 from dgbatch.engine.kernels.tables import Number, Told
+from dgbatch.engine.model.transformer import Transformer
 from dgbatch.engine.weights import public_name
 from dgbatch.errors import BenchError
 from dgbatch.roofline import DIFFUSIONGEMMA_26B, Device, Shape
@@ -96,6 +97,18 @@ def test_transformers_hold_our_tensors_themselves(model):
     assert theirs.lm_head.weight.data_ptr() == model.embedding.data_ptr()
     own = {tensor.data_ptr() for tensor in model.state_dict().values()}
     assert {tensor.data_ptr() for tensor in theirs.parameters()} <= own  # and no other weight
+
+
+def test_transformers_have_the_real_model_in_the_same_sizes():
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers is not installed: pip install 'dgbatch[dev]'"
+    )
+    from dgbatch.bench.random_26b.theirs import their_config
+
+    with torch.device("meta"):
+        ours, theirs = Transformer(REAL), transformers.DiffusionGemmaForBlockDiffusion(their_config(REAL))
+    for name, tensor in ours.state_dict().items():
+        assert theirs.get_parameter_or_buffer(public_name(name)).shape == tensor.shape, name
 
 
 def test_our_step_holds_them_too(model):

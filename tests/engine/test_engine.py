@@ -286,13 +286,12 @@ def test_a_stop_string_that_never_comes_changes_nothing(engine: Engine, alone: d
 def test_thinking_is_split_off_and_no_stop_string_is_looked_for_in_it(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def emit_thought(sequences: list[Sequence]) -> None:
-        for sequence in sequences:
-            thought = [tiny.CHANNEL_START, *(tiny.VOCABULARY[c] for c in "thought\nab"), tiny.CHANNEL_END]
-            sequence.emit([*thought, *(tiny.VOCABULARY[c] for c in "xab")])
-            cut_at_stop(sequence, engine.tokenizer)
+    def emit_thought(sequence: Sequence, *_: object) -> None:
+        thought = [tiny.CHANNEL_START, *(tiny.VOCABULARY[c] for c in "thought\nab"), tiny.CHANNEL_END]
+        sequence.emit([*thought, *(tiny.VOCABULARY[c] for c in "xab")])
+        cut_at_stop(sequence, engine.tokenizer)
 
-    monkeypatch.setattr(engine, "_settle", emit_thought)
+    monkeypatch.setattr("dgbatch.engine.plain_loop.settle", emit_thought)
     one = only(engine.generate([tiny.prompt(1, stop=("ab",), max_new_tokens=15)]))
     assert (one.text, one.thinking, one.finish_reason, one.tokens) == ("x", "ab", "stop", 15)
     assert one.thinking_tokens == 12  # and the tokens that open and close the channel

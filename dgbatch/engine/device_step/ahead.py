@@ -15,7 +15,7 @@ from dgbatch.engine.device_step.forward import Step
 from dgbatch.engine.device_step.grants import AHEAD, Grants, Turn
 from dgbatch.engine.device_step.orders import Orders
 from dgbatch.engine.device_step.state import make_state
-from dgbatch.engine.device_step.told import Saying, make_ring
+from dgbatch.engine.device_step.told import Saying, make_saying
 from dgbatch.engine.device_step.weights import step_weights
 from dgbatch.engine.kernels.tables import Frame, Told
 from dgbatch.engine.memory import device_step_bytes
@@ -68,7 +68,7 @@ class AheadLoop:
         self._shape, self._tokenizer, self._stats, self._phases = shape, tokenizer, stats, phases
         self._grants = Grants(self.pages, shape.canvas_length, config.fold)
         self._orders = Orders(self.state, tokenizer.never_emitted(end_ids))
-        self._ring = deque(make_ring(self.state, depth + 2))
+        self._spare: list[Saying] = []  # whom nobody reads any more
         self._launched: deque[Launched] = deque()
         self._before: Saying | None = None  # of the step that was read last
         self._reading = 0  # launched steps that are left unread
@@ -99,8 +99,7 @@ class AheadLoop:
         for sequence in turn.canvases:
             sequence.denoised_at = sequence.denoised_at or now
         self._phases.begins()
-        saying = self._ring[0]
-        self._ring.rotate(-1)
+        saying = self._spare.pop() if self._spare else make_saying(self.state)
         saying.began.record()
         self._orders.send()
         self.graphs.run(turn.tiles)
@@ -121,6 +120,7 @@ class AheadLoop:
 
     def forget(self) -> None:
         """Nobody wants to know what is still with the device."""
+        self._spare += [launched.saying for launched in self._launched]  # the stream keeps their copies in order
         self._launched.clear()
         self._before = None
         self._phases.stops()
@@ -151,6 +151,8 @@ class AheadLoop:
         encoding = turn.prompt_tokens + committed * length
         ratio = encoding / (encoding + canvases * length) if tiles else 0.0
         self._phases.done(ratio, saying.idle_s(self._before), more=bool(self._launched))
+        if self._before:
+            self._spare.append(self._before)
         self._before = saying
         return done
 

@@ -1,4 +1,4 @@
-"""What steps said, on the way to the host: a ring of buffers, each with the moment from which it may be read."""
+"""What a step said, on the way to the host: a buffer, and the moment from which it may be read."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Saying:
         self.ended.record()
 
     def wait(self) -> None:
-        """From here on it may be read, until the ring has come round."""
+        """From here on it may be read, until another step gets it."""
         self.ended.synchronize()
 
     def idle_s(self, before: Saying | None) -> float | None:
@@ -58,15 +58,12 @@ class Saying:
         return before.ended.elapsed_time(self.began) / 1e3
 
 
-def make_ring(state: State, count: int) -> list[Saying]:
-    """As many as there are steps that nobody has read yet, and the one before them."""
+def make_saying(state: State) -> Saying:
     canvases, rows = state.slots.canvas.shape
-    device, ring = state.said.device, []
-    for _ in range(count):
-        # a copy into pageable memory would wait for the step
-        buffer = torch.zeros(state.said.shape, dtype=torch.int32, pin_memory=device.type == "cuda")
-        ring.append(Saying(moment(device), moment(device), buffer, *said_parts(buffer, canvases, rows)))
-    return ring
+    device = state.said.device
+    # a copy into pageable memory would wait for the step
+    buffer = torch.zeros(state.said.shape, dtype=torch.int32, pin_memory=device.type == "cuda")
+    return Saying(moment(device), moment(device), buffer, *said_parts(buffer, canvases, rows))
 
 
 def moment(device: torch.device) -> Moment:
