@@ -53,12 +53,12 @@ class Case:
     def decide(self) -> tuple[Tensor, ...]:
         return decide(*self.head(), self.slots, self.tiles)
 
-    def level(self) -> tuple[Tensor, Tensor]:
-        """Levels of this step and fresh tokens of the next, by engine/noise.py. (canvases, C) each"""
+    def level(self, length: int = C) -> tuple[Tensor, Tensor]:
+        """Levels of this step and fresh tokens of the next, by engine/noise.py. (canvases, length) each"""
         numbers = self.slots.numbers[self.at_work].long()
         keys = torch.stack([key_words(self.slots, slot) for slot in self.at_work])
         steps = numbers[:, Number.STEP, None] + torch.arange(2)
-        fresh, level = noise.draws(keys, numbers[:, Number.CANVAS], steps, C, self.slots.allowed.shape[1])
+        fresh, level = noise.draws(keys, numbers[:, Number.CANVAS], steps, length, self.slots.allowed.shape[1])
         return level[:, 0], fresh[:, 1]
 
 

@@ -44,9 +44,11 @@ def test_a_hidden_size_that_is_no_multiple_of_the_block() -> None:
 
 def test_more_column_tiles_than_parts_are_all_counted() -> None:
     """Every token on its own: a row that believes one token gets that token's embedding."""
-    vocab = HEAD_COLUMNS * (SPLITS + 2) + 60
+    vocab = HEAD_COLUMNS * (2 * SPLITS - 1) + 60
     case = Case(vocab)
-    believed = torch.linspace(0, vocab - 1, 3 * ROWS).long()
+    believed = torch.zeros(3, ROWS, dtype=torch.int64)
+    believed[:, :C] = torch.linspace(0, vocab - 1, 3 * C).long().view(3, C)
+    believed = believed.flatten()
     e = torch.zeros(5 * ROWS, vocab)
     e[torch.arange(3 * ROWS), believed] = 1
     ours = after(soft_rows, case, e, torch.ones(5 * ROWS, -(-vocab // HEAD_COLUMNS)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -24,27 +25,33 @@ KERNELS = {
 
 
 def small_model() -> Transformer:
-    """A layer of each kind, in the smallest sizes that a product of kernels takes."""
+    """A layer of each kind, in the smallest sizes that a product of kernels takes.
+
+    Canvases of 32: a prompt is one tile then, and the interpreter takes a millisecond for every row of one.
+    """
     text = {
         "head_dim": 16, "per_layer_config": {"1": {"head_dim": 32, "num_key_value_heads": 1}}, "intermediate_size": 32,
         "moe_intermediate_size": 16,
     }  # fmt: skip
-    return tiny.random_model(ModelConfig.from_dict(tiny.config_dict(**text)))
+    config = ModelConfig.from_dict(tiny.config_dict(**text))
+    return tiny.random_model(replace(config, canvas_length=32, max_positions=128))
 
 
 def test_an_engine_of_kernels_gives_the_rows_of_one_of_twins(
     tokenizer: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Prompts of several chunks, a canvas that settles while another is denoised, and the canvas after it."""
+    """Two passes: two prompts and their first canvases; a settled canvas, the one after it, and another's next step."""
     model = small_model()
     prompts = [
-        tiny.prompt(1, "a" * 7, max_denoising_steps=2, max_new_tokens=16),
-        tiny.prompt(2, "b", max_denoising_steps=3, max_new_tokens=5, greedy=True, suppress_tokens=(20, 21)),
+        tiny.prompt(1, "a", max_denoising_steps=1, max_new_tokens=60),
+        tiny.prompt(2, "b", max_denoising_steps=2, max_new_tokens=20, greedy=True, suppress_tokens=(20, 21)),
     ]
     calls = []
 
     def engine() -> Engine:
-        return Engine(model, tokenizer, EngineConfig(canvases=2), tiny.SETTINGS, [tiny.EOS], _ahead=True)  # type: ignore
+        made = Engine(model, tokenizer, EngineConfig(canvases=2), tiny.SETTINGS, [], _ahead=True)  # type: ignore
+        made.loop.depth = 0  # type: ignore[union-attr]
+        return made
 
     def counting(name: str):
         def call(*args: object) -> object:
@@ -55,6 +62,8 @@ def test_an_engine_of_kernels_gives_the_rows_of_one_of_twins(
 
     twins = list(engine().generate(prompts))
     monkeypatch.setattr(forward, "op", SimpleNamespace(**{name: counting(name) for name in KERNELS}))
-    rows = assert_same(twins, engine().generate(prompts))
+    own = engine()
+    rows = assert_same(twins, own.generate(prompts))
     assert {*calls} == {*KERNELS}
-    assert rows["row-1"].canvases == 2
+    assert (own.stats.passes, own.stats.tiles) == (2, 7)
+    assert (rows["row-1"].canvases, rows["row-2"].denoise_steps) == (2, 2)
