@@ -63,6 +63,11 @@ bench *args: (_venv "engine,bench")
     {{bin}}/dgbatch bench roofline --measure
     {{bin}}/dgbatch bench engine {{args}}
 
+# Kernels against their limits, and the real shape's step against its floor and transformers; dry: --device cpu --tiny
+bench-gpu *args: (_venv "engine,kernels,bench")
+    {{bin}}/dgbatch bench kernels {{args}}
+    {{bin}}/dgbatch bench engine --model random-26b {{args}}
+
 # Our runner without a model, and Ray Data; takes what `dgbatch bench runner` takes
 bench-runner *args: (_venv "bench")
     {{bin}}/dgbatch bench runner {{args}}

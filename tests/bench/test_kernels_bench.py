@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import torch
@@ -10,11 +11,12 @@ import torch
 from dgbatch.bench.kernels import report, rivals, run
 from dgbatch.bench.kernels.__main__ import main
 from dgbatch.bench.kernels.cases import TINY, cases
-from dgbatch.bench.kernels.rivals import COMPILED, TWIN, Before, KnownSpan, rival, with_known_spans
+from dgbatch.bench.kernels.rivals import COMPILED, KERNEL, TWIN, Before, KnownSpan, rival, with_known_spans
 from dgbatch.bench.kernels.seats import Company
 from dgbatch.bench.stopwatch import one_thread
 from dgbatch.errors import BenchError
 from dgbatch.roofline import Device
+from tests.bench.fake_gpu import GPU, FakeGpu
 from tests.cli.command import dgbatch
 
 H200 = Device("here", 4.0e12, {"bf16": 800e12})
@@ -166,6 +168,72 @@ def test_a_compiled_twin_computes_what_the_twin_computes(monkeypatch):
     arguments = case.arguments(COMPANY, torch.float32)
     mine, theirs = (rival(name, case, arguments).call() for name in (TWIN, COMPILED))
     torch.testing.assert_close(mine[: COMPANY.span], theirs[: COMPANY.span], rtol=0, atol=0)
+
+
+def test_an_operation_that_asks_the_device_nothing_is_timed_as_a_graph(monkeypatch):
+    gpu = FakeGpu(monkeypatch)
+    one = rivals._captured(KERNEL, gpu.work, GPU)
+    assert one.captured
+    assert gpu.said == ["work", "work", "work", "wait", "work", "capture", "work", "captured"]
+    one.call()
+    assert gpu.said[-1] == "replay"
+    assert gpu.asking == "default"
+
+
+def test_a_twin_that_asks_the_device_is_timed_without_a_graph_and_a_kernel_is_not_timed(monkeypatch):
+    gpu = FakeGpu(monkeypatch)
+    one = rivals._captured(TWIN, gpu.ask, GPU)
+    assert not one.captured
+    assert "capture" not in gpu.said
+    assert gpu.asking == "default"
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        rivals._captured(KERNEL, gpu.ask, GPU)
+    assert gpu.asking == "default"
+
+
+def test_rivals_that_fail_or_have_no_time_left_are_notes(monkeypatch):
+    def made(name, case, arguments):
+        if name == KERNEL:
+            raise RuntimeError("out of resource: shared memory")
+        return rivals.Rival(name, lambda: None, captured=name == COMPILED)
+
+    monkeypatch.setattr(run, "rival", made)
+    case, notes = case_named("condition"), []
+    ready = run._ready(case, (), True, run.Allowance(10.0), notes)
+    assert [one.name for one in ready] == [TWIN, COMPILED]
+    assert notes == [
+        "kernel: RuntimeError: out of resource: shared memory",
+        "twin is not captured in a graph: its time has the host's in it",
+    ]
+    notes.clear()
+    assert [one.name for one in run._ready(case, (), True, run.Allowance(0.0), notes)] == [TWIN]
+    assert notes[-1] == "not compiled: no seconds left for it"
+
+
+def test_compiling_spends_its_allowance_also_when_it_fails():
+    allowance = run.Allowance(1.0)
+
+    def fails() -> rivals.Rival:
+        time.sleep(0.01)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        allowance.spend(fails)
+    assert 0.5 < allowance.left_s < 0.99
+
+
+def test_a_compiler_that_takes_too_long_is_a_note(monkeypatch):
+    def made(name, case, arguments):
+        time.sleep(5 if name == COMPILED else 0)
+        return rivals.Rival(name, lambda: None, captured=True)
+
+    monkeypatch.setattr(run, "rival", made)
+    monkeypatch.setattr(run, "COMPILING_ONE_S", 0.05)
+    notes = []
+    begun = time.monotonic()
+    ready = run._ready(case_named("condition"), (), True, run.Allowance(10.0), notes)
+    assert time.monotonic() - begun < 3
+    assert ([one.name for one in ready], notes) == ([KERNEL, TWIN], ["not compiled: it takes too long"])
 
 
 def test_command_prints_80_columns_and_writes_what_it_says(capfd, tmp_path):

@@ -12,16 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgbatch import roofline
 from dgbatch.bench import plain
 from dgbatch.bench.random_26b import report, run
 from dgbatch.bench.random_26b.__main__ import main
 from dgbatch.bench.random_26b.contender import COMPILED, EAGER, OURS, Passes
 from dgbatch.bench.random_26b.model import REAL, TINY, prefix_of, random_model
-from dgbatch.bench.random_26b.ours import Dgbatch
+from dgbatch.bench.random_26b.ours import Dgbatch, laid_out
 from dgbatch.bench.stopwatch import Turns, one_thread
 from dgbatch.engine import kernels
 from dgbatch.engine.device_step import forward
 from dgbatch.engine.kernels.tables import Number, Told
+from dgbatch.engine.model.transformer import Transformer
 from dgbatch.engine.weights import public_name
 from dgbatch.errors import BenchError
 from dgbatch.roofline import DIFFUSIONGEMMA_26B, Device, Shape
@@ -98,13 +100,37 @@ def test_transformers_hold_our_tensors_themselves(model):
     assert {tensor.data_ptr() for tensor in theirs.parameters()} <= own  # and no other weight
 
 
-def test_our_step_holds_them_too(model):
-    weights = Dgbatch(model)._weights
-    joined = weights.layers[0].gate_up
-    assert joined.data_ptr() == model.layers[0].mlp.gate.data_ptr()
-    assert transformers(model)._model.model.decoder.layers[0].mlp.up_proj.weight.data_ptr() == (
-        joined[TINY.intermediate :].data_ptr()
+def test_transformers_have_the_real_model_in_the_same_sizes():
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers is not installed: pip install 'dgbatch[dev]'"
     )
+    from dgbatch.bench.random_26b.theirs import their_config
+
+    with torch.device("meta"):
+        ours, theirs = Transformer(REAL), transformers.DiffusionGemmaForBlockDiffusion(their_config(REAL))
+    for name, tensor in ours.state_dict().items():
+        assert theirs.get_parameter_or_buffer(public_name(name)).shape == tensor.shape, name
+
+
+def test_our_step_holds_them_too_whoever_comes_first():
+    model = random_model(TINY, CPU, torch.float32)
+    theirs = transformers(model)._model.model.decoder
+    ours = Dgbatch(model)._weights
+    gate_up = ours.layers[0].gate_up
+    assert theirs.layers[0].mlp.gate_proj.weight.data_ptr() == gate_up.data_ptr()
+    assert theirs.layers[0].mlp.up_proj.weight.data_ptr() == gate_up[TINY.intermediate :].data_ptr()
+    assert theirs.layers[0].self_attn.q_proj.weight.data_ptr() == ours.layers[0].qkv.data_ptr()
+    assert theirs.self_conditioning.gate_proj.weight.data_ptr() == ours.soft_gate_up.data_ptr()
+
+
+def test_every_chunk_that_is_seen_has_a_page_of_its_own(model):
+    state = laid_out(model, 3, 100)  # 7 chunks a slot, and one for a commit; 4 lie behind the window
+    full, sliding = state.slots.pages[:, :, :8]
+    assert full.flatten().tolist() == list(range(24))
+    assert not sliding[:, :4].any()
+    assert sliding[:, 4:].flatten().tolist() == list(range(1, 13))
+    # behind the pages of text each slot has one for its canvas
+    assert [len(state.pools[layer]) for layer in (0, 2)] == [13 + 3, 24 + 3]
 
 
 @pytest.mark.parametrize("prefix", [16, 21, 40])  # a whole chunk; one and a part; more than the window
@@ -178,17 +204,24 @@ def test_no_canvas_settles_and_every_commit_is_the_same_one(model):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_rewound_cache_of_transformers_is_as_long_as_it_was(model, compiled):
     theirs = transformers(model, compiled)
+    from transformers.cache_utils import StaticLayer
+
     caches = []
     make = theirs._cache
     with mock.patch.object(theirs, "_cache", lambda *sizes: caches.append(make(*sizes)) or caches[0]):
         passes = theirs.prepare(1, 40)
     (cache,) = caches
+
+    def lengths() -> set[int]:
+        counted = {int(layer.cumulative_length) for layer in cache.layers if isinstance(layer, StaticLayer)}
+        return {int(layer.get_seq_length()) for layer in cache.layers} | (counted - {0})  # a full window needs none
+
     passes.commit()
-    assert int(cache.get_seq_length()) == 40 + LENGTH
+    assert lengths() == {40 + LENGTH}
     passes.rewind()
-    assert int(cache.get_seq_length()) == 40
+    assert lengths() == {40}
     passes.step()
-    assert int(cache.get_seq_length()) == 40
+    assert lengths() == {40}
     theirs.release()
 
 
@@ -224,12 +257,20 @@ def test_shares_and_ratios():
 
 
 def test_floors_are_those_of_the_roofline():
-    from dgbatch import roofline
-
     shape = Shape.of(REAL)
     assert run.floor_ms(roofline.denoise(shape, H200, "bf16", 1, 1024)) == pytest.approx(12.90, abs=0.01)
     assert run.floor_ms(roofline.denoise(shape, H200, "bf16", 8, 1024)) == pytest.approx(28.8, abs=0.1)
     assert run.floor_ms(roofline.commit(shape, H200, "bf16", 1, 1024)) == pytest.approx(11.93, abs=0.01)
+
+
+def test_a_cell_has_the_floor_of_its_own_size(model):
+    asked = run.RandomBench.asking("cpu", True, (3,), (40,), (OURS,), "")
+    slow = Slow()
+    made = run.measured(slow, asked, 3, 40, model, CPU, H200)
+    shape = Shape.of(TINY)
+    assert made.floor_ms == pytest.approx(1e3 * roofline.seconds(roofline.denoise(shape, H200, "bf16", 3, 40)))
+    assert made.floor_commit_ms == pytest.approx(1e3 * roofline.seconds(roofline.commit(shape, H200, "bf16", 3, 40)))
+    assert (made.engine, made.canvases, made.prefix) == (COMPILED, 3, 40)
 
 
 def test_a_row_has_every_side_of_one_size():

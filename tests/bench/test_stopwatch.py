@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from dgbatch.bench.gpu import ceilings, pick, provenance
 from dgbatch.bench.stopwatch import Turns, one_thread, times_ms
+from dgbatch.engine.limits import best_s
 from dgbatch.errors import BenchError
+from tests.bench.fake_gpu import GPU, FakeGpu
 
 CPU = torch.device("cpu")
 
@@ -27,6 +30,20 @@ def test_every_measured_call_is_one_time_and_what_comes_before_it_is_in_none():
     assert len(times) == 3
     assert all(2 <= took < 20 for took in times)
     assert calls == ["before", "work"] * 5
+
+
+def test_on_a_gpu_events_stand_around_the_work_alone_and_nobody_waits_in_between(monkeypatch):
+    gpu = FakeGpu(monkeypatch)
+    times = times_ms(gpu.work, GPU, Turns(warm_ups=1, measured=3), before=lambda: gpu.said.append("before"))
+    assert times == [1.0, 1.0, 1.0]  # of two words a call
+    assert gpu.said == ["before", "work"] + ["before", "event", "work", "event"] * 3 + ["wait"]
+
+
+def test_limits_of_a_gpu_are_timed_by_its_own_events(monkeypatch):
+    gpu = FakeGpu(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    assert best_s(gpu.work, GPU, tries=2, least_s=0.004) == pytest.approx(0.001)  # a millisecond each
+    assert gpu.said[-7:] == ["event", "work", "work", "work", "work", "event", "wait"]
 
 
 def test_turns_are_as_many_as_the_report_promises():

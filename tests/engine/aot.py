@@ -1,8 +1,9 @@
 """Kernels compiled ahead of time, as the launcher would compile them on a GPU that is not here.
 
-    python -m tests.engine.aot 90          # every kernel at the real model's shapes for sm_90: one line of JSON each
-    python -m tests.engine.aot 90 linear   # of cases whose name begins so
-    python -m tests.engine.aot 90 --defects   # kernels that are bad on purpose: what a check must see
+    python -m tests.engine.aot 90            # every kernel at the real shapes for sm_90: a line of JSON each
+    python -m tests.engine.aot 90 linear     # of cases whose name begins so
+    python -m tests.engine.aot 90 --odd      # at the tiny odd shape, bfloat16 and float32: what tests on a GPU run
+    python -m tests.engine.aot 90 --defects  # kernels that are bad on purpose: what a check must see
 
 A kernel's wrapper is called with tensors of no device; where it would launch, the launch is written down. Triton's own
 binder then says what it would specialise on: types, ones, multiples of 16 among numbers and addresses.
@@ -34,7 +35,7 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from dgbatch.bench.kernels.case import Case
-from dgbatch.bench.kernels.cases import REAL, cases
+from dgbatch.bench.kernels.cases import REAL, TINY, cases, ragged
 from dgbatch.bench.kernels.seats import Company
 from dgbatch.engine.kernels import launch
 
@@ -115,9 +116,9 @@ def recorded(architecture: int) -> Iterator[list[Launch]]:
         yield launches
 
 
-def launches_of(case: Case, company: Company, architecture: int) -> list[Launch]:
+def launches_of(case: Case, company: Company, architecture: int, dtype: torch.dtype = torch.bfloat16) -> list[Launch]:
     module = import_module(f"dgbatch.engine.kernels.{case.operation}")
-    arguments = case.arguments(company, torch.bfloat16, "meta")
+    arguments = case.arguments(company, dtype, "meta")
     with recorded(architecture) as launches, ExitStack() as replaced:
         if hasattr(module, "architecture"):  # its own name for it
             replaced.enter_context(mock.patch.object(module, "architecture", launch.architecture))
@@ -201,6 +202,14 @@ def programs_of(chosen: list[Case], architecture: int) -> dict[str, tuple[Progra
     return found
 
 
+def odd_programs(architecture: int) -> Iterator[tuple[Program, dict[str, list[int]]]]:
+    company = ragged(TINY)
+    for dtype in (torch.bfloat16, torch.float32):
+        for case in cases(TINY):
+            for one in launches_of(case, company, architecture, dtype):
+                yield Program(one, architecture), {f"{case.name} {dtype}".replace("torch.", ""): [company.tiles]}
+
+
 def _tool(name: str, *arguments: str) -> str:
     return subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout
 
@@ -216,6 +225,8 @@ def main(architecture: str, *only: str) -> None:
             from tests.engine import defects
 
             told = [(program, {name: []}) for name, program in defects.programs(int(architecture))]
+        elif only == ("--odd",):
+            told = list(odd_programs(int(architecture)))
         else:
             chosen = [case for case in cases(REAL) if case.name.startswith(only or ("",))]
             told = list(programs_of(chosen, int(architecture)).values())

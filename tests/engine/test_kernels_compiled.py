@@ -144,6 +144,14 @@ def lines(programs: list[Program], architecture: int) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
+@pytest.mark.slow
+def test_programs_of_odd_sizes_and_of_float32_fit_too() -> None:
+    """Those that tests on a GPU run."""
+    programs = told(started("90", "--odd"))
+    assert {name.rsplit(" ", 1)[1] for one in programs for name in one["users"]} == {"bfloat16", "float32"}
+    assert named([one for one in programs if one["shared"] > SHARED_LIMIT]) == []
+
+
 @pytest.fixture(scope="module")
 def defects() -> dict[str, Program]:
     return {next(iter(one["users"])): one for one in told(started("90", "--defects"))}

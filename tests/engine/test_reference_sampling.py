@@ -53,12 +53,12 @@ class Case:
     def decide(self) -> tuple[Tensor, ...]:
         return decide(*self.head(), self.slots, self.tiles)
 
-    def level(self) -> tuple[Tensor, Tensor]:
-        """Levels of this step and fresh tokens of the next, by engine/noise.py. (canvases, C) each"""
+    def level(self, length: int = C) -> tuple[Tensor, Tensor]:
+        """Levels of this step and fresh tokens of the next, by engine/noise.py. (canvases, length) each"""
         numbers = self.slots.numbers[self.at_work].long()
         keys = torch.stack([key_words(self.slots, slot) for slot in self.at_work])
         steps = numbers[:, Number.STEP, None] + torch.arange(2)
-        fresh, level = noise.draws(keys, numbers[:, Number.CANVAS], steps, C, self.slots.allowed.shape[1])
+        fresh, level = noise.draws(keys, numbers[:, Number.CANVAS], steps, length, self.slots.allowed.shape[1])
         return level[:, 0], fresh[:, 1]
 
 
@@ -176,3 +176,14 @@ def test_a_pass_without_canvases_touches_nothing() -> None:
     canvases_only(case.tiles, [], C, before=2)
     soft_rows(case.head()[0], case.decide()[4], case.embedding, 4.0, case.slots, case.tiles)
     assert not case.slots.soft.any()
+
+
+def test_all_they_make_lies_where_the_rows_lie() -> None:
+    """On a GPU the twins are what kernels are held against: here they run where to name no device is to be nowhere."""
+    case = Case(300)
+    with torch.device("meta"):
+        e = case.head()[0]
+        drawn, fresh, factors = case.decide()[2:]
+        soft_rows(e, factors, case.embedding, 4.0, case.slots, case.tiles)
+    assert drawn.device == fresh.device == case.h.device
+    assert case.slots.soft[case.at_work, :C].abs().sum() > 0

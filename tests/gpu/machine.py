@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from dgbatch.bench.kernels.case import Arguments, Case
 from dgbatch.bench.kernels.cases import REAL, TINY, cases
 from dgbatch.bench.kernels.seats import Company, Seat
 from dgbatch.engine.kernels import operations
+from dgbatch.engine.kernels.launch import INTERPRETED
 
 ON_CPU = os.environ.get("DGBATCH_GPU_TESTS_ON_CPU") == "1"
 DEVICE = "cpu" if ON_CPU else "cuda"
@@ -35,13 +37,16 @@ def crowd() -> Company:
 
 
 def operation(case: Case) -> Callable[..., Any]:
+    """On a CPU the twin, or with TRITON_INTERPRET=1 the kernel in the interpreter: hours of it, for doubts."""
+    if ON_CPU and INTERPRETED:
+        return getattr(import_module(f"dgbatch.engine.kernels.{case.operation}"), case.operation)
     return getattr(operations, case.operation)
 
 
 def twin(case: Case, arguments: Arguments) -> Any:
     """The plain version of it, on this device; what it makes beside its arguments is made there too."""
     with torch.device(DEVICE):
-        return operation(case).__wrapped__(*arguments)  # type: ignore[attr-defined]
+        return getattr(operations, case.operation).__wrapped__(*arguments)
 
 
 def exact(arguments: Arguments) -> Arguments:

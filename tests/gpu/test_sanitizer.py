@@ -21,7 +21,9 @@ ERRORS = 9  # the tool's exit status where it found some
 
 
 @pytest.mark.parametrize(
-    ("check", "which"), [("memcheck", "tiny"), ("memcheck", "real"), ("racecheck", "tiny")], ids=" ".join
+    ("check", "which"),
+    [("memcheck", "tiny"), ("memcheck", "real"), ("racecheck", "tiny")],
+    ids=["memory, odd sizes", "memory, real sizes", "races, odd sizes"],
 )
 def test_no_kernel_leaves_its_tensors_or_races(check: str, which: str) -> None:
     """Tensors are allocated one by one, so that a row too much is nobody's."""

@@ -13,7 +13,8 @@ from dgbatch.bench.kernels.case import Arguments, Case
 from dgbatch.engine.kernels import operations
 
 KERNEL, TWIN, COMPILED = "kernel", "twin", "compiled"
-FLUSHED_BYTES = 256 << 20  # several times the second-level cache of any GPU
+# Several times the second-level cache of any GPU, and so long to read that the host is ahead again by then.
+FLUSHED_BYTES = 512 << 20
 WARM_CALLS = 3
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from dgbatch.bench.deadline import OutOfTime, interrupted
 from dgbatch.bench.gpu import ceilings, pick, provenance, told_ceilings
 from dgbatch.bench.kernels.case import Case
 from dgbatch.bench.kernels.cases import REAL, TINY, cases
@@ -24,7 +25,7 @@ from dgbatch.roofline import Device
 
 NAME = "kernels"
 ROUNDS = 5  # each begins with another rival
-COMPILING_S = 150.0  # of all twins together; what is not compiled by then is left out
+COMPILING_S, COMPILING_ONE_S = 150.0, 40.0  # of all twins together, and of one: what takes longer is left out
 PAIR = ("experts_up", "experts_down")
 PAIR_CANVASES, PAIR_BAR, PAIR_AIM = 1, 0.85, 0.92  # of copy bandwidth: issue 6
 
@@ -141,7 +142,8 @@ class Allowance:
     def spend(self, work: Callable[[], Rival]) -> Rival:
         start = time.monotonic()
         try:
-            return work()
+            with interrupted(min(self.left_s, COMPILING_ONE_S)):
+                return work()
         finally:
             self.left_s -= time.monotonic() - start
 
@@ -206,6 +208,8 @@ def _ready(case: Case, arguments: Any, on_gpu: bool, compiling: Allowance, notes
         try:
             one = compiling.spend(lambda: rival(name, case, arguments)) if name == COMPILED else None  # noqa: B023
             racing.append(one or rival(name, case, arguments))
+        except OutOfTime:
+            notes.append("not compiled: it takes too long")
         except Exception as error:  # noqa: BLE001 - of Triton, of compilers: the rivals that run are told
             notes.append(_reason(name, error))
         else:

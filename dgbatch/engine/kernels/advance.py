@@ -40,7 +40,7 @@ def advance(slots: Slots, tiles: Tiles, entropy: Tensor, argmax: Tensor, drawn: 
         slots.allowed.shape[1], slots.text.shape[1], len(slots.end_ids),
         TILE_ROWS=rows, NUMBERS=slots.numbers.shape[1], REALS=slots.reals.shape[1], TOLD=slots.told.shape[1],
         FRAMES=slots.frames.shape[1], OF=columns, BLOCK=triton.next_power_of_2(rows), COMPARED=COMPARED,
-        BLOCK_TILES=triton.next_power_of_2(capacity), num_warps=8, num_stages=1,
+        BLOCK_TILES=max(32, triton.next_power_of_2(capacity)), num_warps=8, num_stages=1,
     )  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def _advance(
 
     unchanged = work & (tl.sum((real & (now != was)).to(tl.int32), 0) == 0)
     still = tl.where(unchanged, tl.load(mine + _STILL) + 1, 0)
-    mean = tl.sum(nats, 0) / tl.maximum(length, 1).to(tl.float32)
+    mean = tl.div_rn(tl.sum(nats, 0), tl.maximum(length, 1).to(tl.float32))  # `/` may be off by its last bits
     quiet = (still >= tl.load(mine + _STABILITY)) & (mean < tl.load(limits + _CONFIDENCE))
     settled = work & (quiet | (step >= tl.load(mine + _MAX_STEPS)))
     an_end = i < 0

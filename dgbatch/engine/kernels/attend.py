@@ -95,7 +95,8 @@ def attend(q: Tensor, slots: Slots, tiles: Tiles, pool: Tensor, sliding: bool, w
     return out
 
 
-@triton.jit
+# one program for any number of slots and pages
+@triton.jit(do_not_specialize=["window", "slots", "most_chunks", "canvas_pages"])
 def _attend(
     q, pool, pages, numbers, table, span, parts, maxima, sums,
     window, slots, most_chunks, canvas_pages,

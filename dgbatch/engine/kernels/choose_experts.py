@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture
+from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture, stages_of
 
 BLOCK_ROWS = 16  # few, so that one canvas is spread over 16 multiprocessors; each reads all of proj from L2
 BLOCK_K = 128
@@ -45,19 +45,21 @@ def _choose_experts(
     proj_at = proj + expert[:, None] * H + k[None, :]
     # Experts are the wide side of the product: 16 rows would fill a quarter of the narrowest tile.
     scores = tl.zeros((BLOCK_E, BLOCK_ROWS), tl.float32)
+    factor = tl.load(scale + k, mask=k < H, other=0.0)
     for start in range(0, H, BLOCK_K):
         if EVEN_K:
             row = tl.load(unit_at, mask=at_work[:, None], other=0.0)
-            factor = tl.load(scale + start + k)
             matrix = tl.load(proj_at, mask=expert[:, None] < EXPERTS, other=0.0)
         else:
             there = k < H - start
             row = tl.load(unit_at, mask=at_work[:, None] & there[None, :], other=0.0)
-            factor = tl.load(scale + start + k, mask=there, other=0.0)
             matrix = tl.load(proj_at, mask=(expert[:, None] < EXPERTS) & there[None, :], other=0.0)
         # rounded after each factor, as two torch operations do
         scaled = (row.to(tl.float32) * factor.to(tl.float32)[None, :]).to(dtype).to(tl.float32)
         scaled = (scaled * root).to(dtype)
+        # Two bytes a thread are too few to be copied ahead by themselves; asked for now, they are there a round later.
+        ahead = start + BLOCK_K + k
+        factor = tl.load(scale + ahead, mask=ahead < H, other=0.0)
         if UPCAST:
             scaled, matrix = scaled.to(tl.float32), matrix.to(tl.float32)
         scores = tl.dot(matrix, scaled.T, scores, input_precision="ieee")
@@ -123,6 +125,6 @@ def choose_experts(
         EVEN_K=hidden % BLOCK_K == 0,
         UPCAST=INTERPRETED,
         num_warps=4,
-        num_stages=2 if architecture(unit) > BLACKWELL else 4,
+        num_stages=stages_of(unit, 3 if architecture(unit) > BLACKWELL else 4),
     )
     return weights, index

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dgbatch.engine.kernels.experts_up import BLOCK_K, token_tiles
-from dgbatch.engine.kernels.launch import INTERPRETED, architecture
+from dgbatch.engine.kernels.launch import INTERPRETED, architecture, stages_of
 
 BLOCK_H = 128  # as many rows of weights as experts_up has: 2816 is 22 of them
 
@@ -128,14 +128,14 @@ def experts_down(inner: Tensor, down: Tensor, counts: Tensor, places: Tensor, sc
         BLOCK_H=BLOCK_H,
         BLOCK_K=BLOCK_K,
         FEW=tokens.few,
-        FEW_STAGES=tokens.few_stages,
+        FEW_STAGES=stages_of(inner, tokens.few_stages),
         MANY=tokens.many,
-        MANY_STAGES=tokens.many_stages,
+        MANY_STAGES=stages_of(inner, tokens.many_stages),
         EVEN_K=width % BLOCK_K == 0,
         SCALED=scale is not None,
         UPCAST=INTERPRETED,
         num_warps=tokens.num_warps,
         maxnreg=tokens.registers,
-        num_stages=tokens.few_stages,
+        num_stages=1,
     )
     return outer

@@ -2,7 +2,7 @@
 
 Most of a step is the stream of experts' weights, so everything here serves it: weights are the wide side of the
 product and a few tokens the narrow one; a program streams one block of an expert's weights past the expert's tokens;
-two programs of a multiprocessor keep about 128 KB of weights under way, of which 26 KB would do if latency were the
+two programs of a multiprocessor keep 96 to 128 KB of weights under way, of which 26 KB would do if latency were the
 only cost. Not yet measured on a GPU.
 """
 
@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dgbatch.engine.kernels.gelu import gate_with_gelu
-from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture
+from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture, stages_of
 
 BLOCK_I = 64  # rows of gate and as many of up; 704 is 11 of them
 BLOCK_K = 64  # 128 bytes of a bfloat16 row: one swizzled line of shared memory. Never depends on the number of rows
@@ -146,15 +146,15 @@ def experts_up(
         BLOCK_I=BLOCK_I,
         BLOCK_K=BLOCK_K,
         FEW=tokens.few,
-        FEW_STAGES=tokens.few_stages,
+        FEW_STAGES=stages_of(x, tokens.few_stages),
         MANY=tokens.many,
-        MANY_STAGES=tokens.many_stages,
+        MANY_STAGES=stages_of(x, tokens.many_stages),
         EVEN_K=hidden % BLOCK_K == 0,
         SCALED=scale is not None,
         UPCAST=INTERPRETED,
         num_warps=tokens.num_warps,
         maxnreg=tokens.registers,
-        num_stages=tokens.few_stages,
+        num_stages=1,
     )
     return inner
 
@@ -175,12 +175,13 @@ def token_tiles(mean: int, arch: int) -> TokenTiles:
     """For `mean` tokens of an expert, were all experts as likely.
 
     Weights come from memory once while all tokens of an expert are in one tile, or in tiles of programs that run side
-    by side. Stages are such that two programs fit a multiprocessor (about 100 KB each of 227 KB).
+    by side; so a tile of 128 is at hand for an expert that many like, also where 16 are usual. Stages are such that two
+    programs fit a multiprocessor (about 100 KB each of 227 KB).
     """
     if arch > BLACKWELL:  # 99 KB of shared memory
-        return TokenTiles(32, 4, 64, 3, 1 + mean // 64, 4, None)
-    if mean <= 32:  # one or two canvases: 16 or 32 tokens, give or take 5
-        return TokenTiles(32, 5, 64, 4, 1, 4, None)
+        return TokenTiles(32, 3, 64, 3, 1 + mean // 64, 4, None)
+    if mean <= 24:  # one canvas: 16 tokens, give or take 4
+        return TokenTiles(32, 5, 128, 3, 1, 4, None)
     if mean <= 64:
-        return TokenTiles(64, 4, 128, 3, 1, 8, 128)
+        return TokenTiles(64, 4, 128, 3, 1, 4, None)
     return TokenTiles(32, 5, 128, 3, 1 + mean // 128, 8, 128)

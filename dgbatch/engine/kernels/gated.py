@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dgbatch.engine.kernels.gelu import gate_with_gelu
-from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture
+from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture, stages_of
 from dgbatch.engine.kernels.linear import BLOCK_K, BLOCK_ROWS, ENOUGH_PROGRAMS
 
 
@@ -35,7 +35,7 @@ def _gated(
     at_work = (rows >= first) & (rows < end)
     x_at = x + rows[:, None].to(tl.int64) * K + k[None, :]
     gate_at = gate_up + columns[:, None].to(tl.int64) * K + k[None, :]
-    up_at = gate_at + I.to(tl.int64) * K
+    up_at = gate_up + (I + columns)[:, None].to(tl.int64) * K + k[None, :]
     gate = tl.zeros((BLOCK_ROWS, BLOCK_I), tl.float32)
     up = tl.zeros((BLOCK_ROWS, BLOCK_I), tl.float32)
     for start in range(0, K, BLOCK_K):
@@ -81,7 +81,7 @@ def gated(x: Tensor, gate_up: Tensor, span: Tensor) -> Tensor:
         EVEN_K=k % BLOCK_K == 0,
         UPCAST=INTERPRETED,
         num_warps=num_warps,
-        num_stages=num_stages,
+        num_stages=stages_of(x, num_stages),
     )
     return out
 
@@ -89,7 +89,7 @@ def gated(x: Tensor, gate_up: Tensor, span: Tensor) -> Tensor:
 def configuration(rows: int, width: int, arch: int) -> tuple[int, int, int]:
     """BLOCK_I, warps and stages; as linear's, but every block is of gate and of up."""
     if arch > BLACKWELL:  # 99 KB of shared memory
-        return 64, 8, 3
+        return 64, 8, 4
     if triton.cdiv(rows, BLOCK_ROWS) * triton.cdiv(width, 128) >= ENOUGH_PROGRAMS:
         return 128, 8, 4
     return 64, 8, 4

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture
+from dgbatch.engine.kernels.rounding import rounded
 from dgbatch.engine.kernels.tables import HEAD_COLUMNS, Of, Slots, Tiles
 
 _SLOT = tl.constexpr(int(Of.SLOT))
@@ -105,8 +106,8 @@ def _head(
     left, right = tl.split(tl.permute(tl.reshape(product, (BLOCK_ROWS, 2, HALF)), (0, 2, 1)))
     may = allowed + slot.to(tl.int64) * V
     dtype: tl.constexpr = e.dtype.element_ty
-    left = _capped(left, may, column, V, scale, slope, HALF, dtype)
-    right = _capped(right, may, column + HALF, V, scale, slope, HALF, dtype)
+    left = _capped(left, may, column, V, scale, slope, HALF, dtype, UPCAST)
+    right = _capped(right, may, column + HALF, V, scale, slope, HALF, dtype, UPCAST)
     m = tl.maximum(tl.max(left, 1), tl.max(right, 1))
     best = tl.minimum(_where_is(left, m, column, HALF), _where_is(right, m, column + HALF, HALF))
     at = begin.to(tl.int64) * W + column_tile + row * W
@@ -114,18 +115,21 @@ def _head(
     tl.store(argmaxima + at, tl.minimum(best, V - 1))
     m = tl.where(m == _NEVER, 0.0, m)
     e_at = e + begin.to(tl.int64) * V + column + row * V
-    total, moment = _written(left, m, e_at, V - column, HALF, EVEN_V)
-    more, moment_too = _written(right, m, e_at + HALF, V - column - HALF, HALF, EVEN_V)
+    total, moment = _written(left, m, e_at, V - column, HALF, EVEN_V, UPCAST)
+    more, moment_too = _written(right, m, e_at + HALF, V - column - HALF, HALF, EVEN_V, UPCAST)
     tl.store(totals + at, total + more)
     tl.store(moments + at, moment + moment_too)
 
 
 @triton.jit
-def _capped(product, may, first_column, V, scale, slope, COLUMNS: tl.constexpr, dtype: tl.constexpr):
+def _capped(
+    product, may, first_column, V, scale, slope, COLUMNS: tl.constexpr, dtype: tl.constexpr, UPCAST: tl.constexpr
+):
     """cap tanh(x / cap) / temperature; tanh(y) = 1 - 2 / (exp(2y) + 1) saturates at both ends."""
     column = first_column + tl.arange(0, COLUMNS)
     allowed = tl.load(may + column, mask=column < V, other=0) != 0
-    z = scale - 2 * scale / (tl.exp2(product.to(dtype).to(tl.float32) * slope) + 1)
+    logit = rounded(product, dtype, UPCAST).to(tl.float32)
+    z = scale - 2 * scale / (tl.exp2(logit * slope) + 1)
     return tl.where(allowed[None, :], z, _NEVER)
 
 
@@ -137,13 +141,14 @@ def _where_is(z, m, first_column, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def _written(z, m, e_at, there, COLUMNS: tl.constexpr, EVEN_V: tl.constexpr):
+def _written(z, m, e_at, there, COLUMNS: tl.constexpr, EVEN_V: tl.constexpr, UPCAST: tl.constexpr):
     """Stores e; returns the sums of e and of e (z - m)."""
     column = tl.arange(0, COLUMNS)[None, :]
     below = tl.maximum(z - m[:, None], -1e4)  # 0 times it is 0, where 0 times -inf would be none
     exact = tl.exp(below)
+    stored = rounded(exact, e_at.dtype.element_ty, UPCAST)
     if EVEN_V:
-        tl.store(e_at[:, None] + column, exact.to(e_at.dtype.element_ty))
+        tl.store(e_at[:, None] + column, stored)
     else:
-        tl.store(e_at[:, None] + column, exact.to(e_at.dtype.element_ty), mask=column < there)
+        tl.store(e_at[:, None] + column, stored, mask=column < there)
     return tl.sum(exact, 1), tl.sum(exact * below, 1)

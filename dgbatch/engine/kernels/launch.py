@@ -18,3 +18,8 @@ def architecture(tensor: Tensor) -> int:
         return HOPPER
     major, minor = torch.cuda.get_device_capability(tensor.device)
     return 10 * major + minor
+
+
+def stages_of(x: Tensor, stages: int) -> int:
+    """How many blocks to keep under way where `stages` of 2-byte elements fit: float32 blocks are twice as large."""
+    return max(2, stages * 2 // x.element_size())

@@ -25,12 +25,12 @@ def plan_tiles(slots: Slots, tiles: Tiles, length: int, fold: bool) -> None:
         slots.numbers, slots.reals, tiles.table, tiles.temperature, tiles.spans, tiles.of_slot,
         count, capacity, length,
         TILE_ROWS=slots.canvas.shape[1], NUMBERS=numbers, REALS=slots.reals.shape[1], OF=columns,
-        SPAN=tiles.spans.shape[1], BLOCK_SLOTS=triton.next_power_of_2(count),
-        BLOCK_TILES=triton.next_power_of_2(capacity), FOLD=fold, num_warps=4, num_stages=1,
+        SPAN=tiles.spans.shape[1], BLOCK_SLOTS=max(32, triton.next_power_of_2(count)),
+        BLOCK_TILES=max(32, triton.next_power_of_2(capacity)), FOLD=fold, num_warps=4, num_stages=1,
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "capacity"])  # a graph for each capacity needs no program for each
 def _plan_tiles(
     numbers, reals, table, temperature, spans, of_slot,
     count, capacity, length,
@@ -74,10 +74,10 @@ def _plan_tiles(
     number = tile + tl.sum(tl.where(encodes, (done - begin)[None, :], 0), 1)
     work, whole = tile < end, tile >= at
     own = numbers + slot_of * NUMBERS
-    prompt, text = tl.load(own + _PROMPT, mask=work, other=0), tl.load(own + _TEXT, mask=work, other=0)
+    prompt = tl.load(own + _PROMPT, mask=work, other=0)
     step, most = tl.load(own + _STEP, mask=work, other=0), tl.load(own + _MAX_STEPS, mask=work, other=1)
     number = tl.where(whole, _chunks(own, work, length), number)
-    of_prompt = (prompt + length - 1) // length
+    of_prompt = (prompt + length - 1) // length  # a canvas lies where the chunk that it may become will
     start = tl.where(number < of_prompt, number * length, prompt + (number - of_prompt) * length)
     rows = tl.where(number < of_prompt, tl.minimum(prompt - start, length), length)
     hot, cool = tl.load(reals + slot_of * REALS + _HOT, mask=work), tl.load(reals + slot_of * REALS + _COOL, mask=work)
@@ -91,9 +91,9 @@ def _plan_tiles(
         if column == _CANVAS:
             value = whole.to(tl.int32)
         if column == _START:
-            value = tl.where(whole, text, start)
+            value = start
         if column == _ROWS:
-            value = tl.where(whole, length, rows)
+            value = rows
         if column == _CHUNK:
             value = number
         if column == _FIRST:

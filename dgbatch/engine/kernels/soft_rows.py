@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture
+from dgbatch.engine.kernels.rounding import rounded
 from dgbatch.engine.kernels.tables import HEAD_COLUMNS, Of, Slots, Tiles
 
 SPLITS = 6  # times 22 blocks is one each for Hopper's 132 multiprocessors
@@ -57,7 +58,7 @@ def soft_rows(e: Tensor, factors: Tensor, embedding: Tensor, scale: float, slots
     _add_parts[(rows // ADDED_ROWS, triton.cdiv(hidden, ADDED_COLUMNS))](
         parts, tiles.table, tiles.canvases, slots.soft, rows, hidden, scale,
         TILE_ROWS=tile_rows, OF=tiles.table.shape[1], BLOCK_ROWS=ADDED_ROWS, BLOCK_COLUMNS=ADDED_COLUMNS, SPLITS=SPLITS,
-        num_warps=4, num_stages=1,
+        UPCAST=INTERPRETED, num_warps=4, num_stages=1,
     )  # fmt: skip
 
 
@@ -90,7 +91,8 @@ def _soft_parts(
             there = token < V - start
             a = tl.load(e_at, mask=there[None, :], other=0.0)
             b = tl.load(embedding_at, mask=there[:, None] & real, other=0.0)
-        p = (a.to(tl.float32) * tl.load(factors_at + start // TOKENS)[:, None]).to(e.dtype.element_ty)
+        p = a.to(tl.float32) * tl.load(factors_at + start // TOKENS)[:, None]
+        p = rounded(p, e.dtype.element_ty, UPCAST)
         if UPCAST:
             p, b = p.to(tl.float32), b.to(tl.float32)
         total = tl.dot(p, b, total, input_precision="ieee")
@@ -108,7 +110,7 @@ def _soft_parts(
 def _add_parts(
     parts, table, canvases, soft, N, H, scale,
     TILE_ROWS: tl.constexpr, OF: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
-    SPLITS: tl.constexpr,
+    SPLITS: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     first, end = tl.load(canvases), tl.load(canvases + 1)
     begin = tl.program_id(0) * BLOCK_ROWS
@@ -125,4 +127,5 @@ def _add_parts(
         total += tl.load(part_at + (split * N).to(tl.int64) * H, mask=real, other=0.0)
     dtype: tl.constexpr = soft.dtype.element_ty
     soft_at = soft + (slot * TILE_ROWS + row).to(tl.int64)[:, None] * H + column[None, :]
-    tl.store(soft_at, (total.to(dtype).to(tl.float32) * scale).to(dtype), mask=real)
+    mean = rounded(total, dtype, UPCAST).to(tl.float32)
+    tl.store(soft_at, rounded(mean * scale, dtype, UPCAST), mask=real)

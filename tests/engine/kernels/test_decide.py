@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -60,6 +62,26 @@ def test_sums_that_disagree_with_e_draw_no_token_of_probability_zero() -> None:
     for sums in (totals * 1.01, totals * 0.99):
         drawn = decide(e, sums, *rest, case.slots, case.tiles)[2][: 3 * ROWS].long()
         assert (e[: 3 * ROWS].gather(1, drawn[:, None]) > 0).all()
+
+
+@pytest.mark.parametrize("operation", [decide, sampling.decide], ids=["kernel", "twin"])
+def test_a_level_at_the_very_start_of_a_column_tile_draws_its_first_token_that_may_be(operation: Any) -> None:
+    """Sums of two tiles for which level * sum lies above the first, and rounding leaves the second nothing of it."""
+    case = Case(256)
+    level = torch.cat([case.level(ROWS)[0].flatten(), torch.ones(2 * ROWS)])
+    near = level / (1 - level)
+    sums = near[:, None] * (1 + torch.arange(-40, 40) * 2.0**-24)
+    target = level[:, None] * (sums + 1)
+    fits = (target > sums) & (target <= sums + 1 - 1)
+    chosen = fits.int().argmax(1)
+    rows = fits.any(1) & (level < 1)
+    assert rows.sum() > 20
+    e = torch.zeros(5 * ROWS, 256)
+    e[:, 3] = e[:, 128 + 5] = 1
+    totals = torch.stack([sums.gather(1, chosen[:, None])[:, 0], torch.ones(5 * ROWS)], 1)
+    zeros, ids = torch.zeros(5 * ROWS, 2), torch.tensor([3, 133], dtype=torch.int32).repeat(5 * ROWS, 1)
+    drawn = operation(e, totals, zeros, zeros, ids, case.slots, case.tiles)[2]
+    assert (drawn[rows] == 133).all()
 
 
 def test_greedy_slots_draw_their_argmax() -> None:

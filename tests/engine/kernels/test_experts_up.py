@@ -82,3 +82,11 @@ def test_tiles_hold_what_an_expert_usually_has(canvases: int, mean: int) -> None
     usual = mean + 3 * mean**0.5  # three deviations
     assert tokens.turns * tokens.many >= usual, canvases
     assert tokens.few < tokens.many
+
+
+@pytest.mark.parametrize("mean", [16, 32, 64, 128, 256])
+def test_two_programs_fit_a_multiprocessor(mean: int) -> None:
+    tokens, row = token_tiles(mean, 90), module.BLOCK_K * 2
+    for tile, stages in ((tokens.few, tokens.few_stages), (tokens.many, tokens.many_stages)):
+        assert 2 * (stages * (2 * module.BLOCK_I + tile) * row + 1024) <= 228 * 1024
+    assert 2 * (tokens.few_stages - 2) * 2 * module.BLOCK_I * row >= 64 * 1024  # of weights, while one stage is awaited

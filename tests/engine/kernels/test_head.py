@@ -1,7 +1,7 @@
 """The head against its twin, in Triton's interpreter.
 
 Tolerances: in float32 z is near 100 at most, of which one step is 8e-6, and tanh is made of an exponential. In bfloat16
-the cases have whole numbers as logits, so that both round them alike; e is cut off where the twin rounds: 2^-7 of it.
+the case has quarters as logits, so that both round them alike, and e may fall on two sides of a border: a step of 2^-7.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import dgbatch.engine.kernels.linear as module
+from dgbatch.engine.kernels.launch import stages_of
 from dgbatch.engine.kernels.linear import configuration, linear
 from dgbatch.engine.kernels.reference import products
 from tests.engine.kernels.among_garbage import among_garbage, random, small_integers, span
@@ -56,3 +57,12 @@ def test_blocks_are_as_wide_as_the_work_for_all_multiprocessors_allows(n: int) -
     assert widths == sorted(widths)
     assert widths[-1] == 256
     assert 2 * n // widths[0] >= module.ENOUGH_PROGRAMS
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("canvases", [1, 2, 4, 16])
+def test_what_is_under_way_fits_shared_memory(canvases: int, dtype: torch.dtype) -> None:
+    for arch, limit in ((90, 227 * 1024), (120, 99 * 1024)):
+        block_n, _, stages = configuration(256 * canvases, 2816, arch)
+        kept = stages_of(torch.empty(1, dtype=dtype), stages) - (arch == 120)  # before Hopper one stage is in registers
+        assert kept * (module.BLOCK_ROWS + block_n) * module.BLOCK_K * dtype.itemsize <= limit

@@ -1,7 +1,7 @@
 """soft_rows against its twin, in Triton's interpreter.
 
-Tolerances: 1e-5 for float32 sums of a few hundred terms. In bfloat16 three values are cut off where the twin rounds,
-2^-7 of each.
+Tolerances: 1e-5 for float32 sums of a few hundred terms. In bfloat16 a sum that lies at the border of a rounding may
+fall on its other side, a step of 2^-7; times 4 and rounded it stays one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def after(operation: object, case: Case, e: Tensor, factors: Tensor) -> Tensor:
     return case.slots.soft.clone()
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3 * 2**-7)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-7)])
 @pytest.mark.parametrize("vocab", [60, 300, 1024])
 def test_what_it_leaves_is_what_the_twin_leaves(vocab: int, dtype: torch.dtype, tolerance: float) -> None:
     case = Case(vocab, dtype=dtype)
@@ -44,9 +44,11 @@ def test_a_hidden_size_that_is_no_multiple_of_the_block() -> None:
 
 def test_more_column_tiles_than_parts_are_all_counted() -> None:
     """Every token on its own: a row that believes one token gets that token's embedding."""
-    vocab = HEAD_COLUMNS * (SPLITS + 2) + 60
+    vocab = HEAD_COLUMNS * (2 * SPLITS - 1) + 60
     case = Case(vocab)
-    believed = torch.linspace(0, vocab - 1, 3 * ROWS).long()
+    believed = torch.zeros(3, ROWS, dtype=torch.int64)
+    believed[:, :C] = torch.linspace(0, vocab - 1, 3 * C).long().view(3, C)
+    believed = believed.flatten()
     e = torch.zeros(5 * ROWS, vocab)
     e[torch.arange(3 * ROWS), believed] = 1
     ours = after(soft_rows, case, e, torch.ones(5 * ROWS, -(-vocab // HEAD_COLUMNS)))
