@@ -72,8 +72,8 @@ def plain_step_bytes(config: ModelConfig, canvases: int) -> int:
 def device_step_bytes(config: ModelConfig, dtype: torch.dtype, canvases: int, prefill_tiles: int) -> int:
     """What a step of device_step/ holds beside weights and pages of clean text, at the most tiles that it may have.
 
-    Of the vocabulary a canvas's exponentials in the weights' dtype and no float32; of the layers what is alive at once of
-    one of them, counted as if nothing of it were reused.
+    Of the vocabulary a canvas's exponentials in the weights' dtype and no float32; of the layers what is alive at once
+    of one of them, counted as if nothing of it were reused.
     """
     size, hidden, rows = dtype.itemsize, config.hidden, tile_rows(config.canvas_length)
     heads = max((config.heads + 2 * kind.kv_heads) * kind.head_dim for kind in config.layers)
