@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,17 +28,39 @@ TEXT = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
+# Made once, and by no fixture of the module: those come before the one that skips where no GPU is.
+@cache
+def made_tokenizer() -> Tokenizer:
     with tempfile.TemporaryDirectory() as folder:
         return Tokenizer.load(tiny.write_checkpoint(Path(folder)))
 
 
-@pytest.fixture(scope="module")
-def model() -> Transformer:
+@cache
+def made_model() -> Transformer:
     # On a CPU bfloat16 rows change with their company (docs/lab_log.md), which is no matter of ours.
     dtype = torch.float32 if ON_CPU else torch.bfloat16
     return tiny.random_model(ModelConfig.from_dict(tiny.config_dict(**TEXT))).to(dtype).to(DEVICE)
+
+
+@cache
+def made_alone() -> dict[tuple[str, int], Completion]:
+    return rows(engine(made_model(), made_tokenizer(), depth=0, canvases=1))
+
+
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    return made_tokenizer()
+
+
+@pytest.fixture
+def model() -> Transformer:
+    return made_model()
+
+
+@pytest.fixture
+def alone() -> dict[tuple[str, int], Completion]:
+    """Every prompt's row, by an engine with one canvas that never runs ahead."""
+    return made_alone()
 
 
 def engine(model: Transformer, tokenizer: Tokenizer, depth: int = 1, **config: object) -> Engine:
@@ -64,12 +87,6 @@ def rows(made: Engine) -> dict[tuple[str, int], Completion]:
     assert len(done) == len(prompts())
     assert made.pages.full.reserved == made.pages.sliding.reserved == 0
     return {(one.id, one.sample): one for one in done}
-
-
-@pytest.fixture(scope="module")
-def alone(model: Transformer, tokenizer: Tokenizer) -> dict[tuple[str, int], Completion]:
-    with torch.inference_mode():
-        return rows(engine(model, tokenizer, depth=0, canvases=1))
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
