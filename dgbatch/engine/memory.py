@@ -43,7 +43,7 @@ def _wanted(
     """Pages of both pools, and their bytes: for all canvases and one more, which is for shared prefixes."""
     length = config.canvas_length
     chunks, window = -(-config.max_positions // length) + 1, config.sliding_window - 1 + ahead * length
-    full, sliding = pages_needed(chunks, prefill_tiles + ahead, length, window)
+    full, sliding = pages_needed(chunks, prefill_tiles, length, window)
     full, sliding = (canvases + 1) * full, (canvases + 1) * sliding
     of_full, of_sliding = page_bytes(config, dtype)
     return (full, sliding), full * of_full + sliding * of_sliding

@@ -89,7 +89,6 @@ class Pages:
         self.sliding = Pool(sliding, self._forget_sliding)
         self.page_tokens = page_tokens
         self.window = window + ahead * page_tokens
-        self.ahead = ahead
         self.hit_tokens = 0
         self._keep = keep
         self._first: dict[Chunk, Node] = {}
@@ -97,7 +96,7 @@ class Pages:
 
     def need(self, chunks: int, chunks_a_pass: int) -> tuple[int, int]:
         """Pages of both pools that a text of so many chunks holds at once."""
-        return pages_needed(chunks, chunks_a_pass + self.ahead, self.page_tokens, self.window)
+        return pages_needed(chunks, chunks_a_pass, self.page_tokens, self.window)
 
     def fits(self, need: tuple[int, int]) -> bool:
         """Whether it could run with all pages to itself."""

@@ -176,3 +176,14 @@ def test_a_pass_without_canvases_touches_nothing() -> None:
     canvases_only(case.tiles, [], C, before=2)
     soft_rows(case.head()[0], case.decide()[4], case.embedding, 4.0, case.slots, case.tiles)
     assert not case.slots.soft.any()
+
+
+def test_all_they_make_lies_where_the_rows_lie() -> None:
+    """On a GPU the twins are what kernels are held against: here they run where to name no device is to be nowhere."""
+    case = Case(300)
+    with torch.device("meta"):
+        e = case.head()[0]
+        drawn, fresh, factors = case.decide()[2:]
+        soft_rows(e, factors, case.embedding, 4.0, case.slots, case.tiles)
+    assert drawn.device == fresh.device == case.h.device
+    assert case.slots.soft[case.at_work, :C].abs().sum() > 0

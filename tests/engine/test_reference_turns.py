@@ -335,3 +335,15 @@ def test_a_slot_without_a_tile_says_only_what_is_encoded_and_keeps_all_it_has() 
     step_of(slots, torch.full((C,), 9))
     assert said(slots, 1) == {name.name: 10 * (name is Told.ENCODED) for name in Told}
     assert torch.equal(slots.numbers[1], before) and (slots.frames[1] == 44).all()
+
+
+def test_all_they_make_lies_where_the_slots_lie() -> None:
+    """On a GPU the twins are what kernels are held against: here they run where to name no device is to be nowhere."""
+    slots, tiles = empty_slots(3, VOCAB), empty_tiles(9, 3)
+    sit_down(slots, 0, prompt=30, text=30)
+    sit_down(slots, 1, chunks=1, encoded=10, max_steps=1, max_new=90)
+    rows = torch.arange(2 * ROWS, dtype=torch.int32)
+    with torch.device("meta"):
+        plan_tiles(slots, tiles, C, True)
+        advance(slots, tiles, rows.float(), rows, rows, rows)
+    assert slots.told[:, Told.SETTLED].tolist() == [0, 1, 0]

@@ -18,7 +18,7 @@ class Graphs:
             with torch.cuda.device(device):
                 # Graphs run one after the other and leave nothing in it, so all of them share one piece of memory.
                 self._pool = torch.cuda.graph_pool_handle()
-                self._warming = torch.cuda.Stream(device)
+                self._side = torch.cuda.Stream(device)
 
     def run(self, count: int) -> None:
         """The first step of a count is launched kernel by kernel, which compiles them; then it is captured."""
@@ -32,12 +32,12 @@ class Graphs:
             # torch wants kernels to have run before they are captured, and not on the default stream. This is the very
             # step that is due: a step more would move every canvas on by one.
             current = torch.cuda.current_stream()
-            self._warming.wait_stream(current)
-            with torch.cuda.stream(self._warming):
+            self._side.wait_stream(current)
+            with torch.cuda.stream(self._side):
                 self._step(count)
-            current.wait_stream(self._warming)
+            current.wait_stream(self._side)
             graph = torch.cuda.CUDAGraph()
             # Capturing runs nothing. Other threads may ask the device what they like meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"):
                 self._step(count)
             self._graphs[count] = graph

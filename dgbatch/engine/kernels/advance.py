@@ -89,7 +89,7 @@ def _advance(
 
     unchanged = work & (tl.sum((real & (now != was)).to(tl.int32), 0) == 0)
     still = tl.where(unchanged, tl.load(mine + _STILL) + 1, 0)
-    mean = tl.sum(nats, 0) / tl.maximum(length, 1).to(tl.float32)
+    mean = tl.div_rn(tl.sum(nats, 0), tl.maximum(length, 1).to(tl.float32))  # `/` may be off by its last bits
     quiet = (still >= tl.load(mine + _STABILITY)) & (mean < tl.load(limits + _CONFIDENCE))
     settled = work & (quiet | (step >= tl.load(mine + _MAX_STEPS)))
     an_end = i < 0

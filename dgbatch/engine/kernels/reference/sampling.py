@@ -41,7 +41,7 @@ def head(
     z.masked_fill_((slots.allowed[slot] == 0)[:, None], float("-inf"))
     z = F.pad(z, (0, columns * HEAD_COLUMNS - vocab), value=float("-inf")).view(n, columns, HEAD_COLUMNS)
     maxima[:n], argmax = z.max(-1)
-    argmaxima[:n] = argmax.int() + HEAD_COLUMNS * torch.arange(columns, dtype=torch.int32)
+    argmaxima[:n] = argmax.int() + HEAD_COLUMNS * torch.arange(columns, dtype=torch.int32, device=e.device)
     below = z.sub_(maxima[:n, :, None].nan_to_num(neginf=0.0)).clamp_min_(LOWEST)
     exact = below.exp()
     e[:n] = exact.flatten(1)[:, :vocab]
@@ -87,7 +87,7 @@ def decide(
     tile = _first(cumulated, target, w)
     before = (cumulated - w).gather(1, tile)
     share = ((target - before) / w.gather(1, tile)).clamp(0, 1)
-    ids = tile * HEAD_COLUMNS + torch.arange(HEAD_COLUMNS)
+    ids = tile * HEAD_COLUMNS + torch.arange(HEAD_COLUMNS, device=e.device)
     own = e[:n].gather(1, ids.clamp_max(vocab - 1)).float() * (ids < vocab)
     cumulated = own.cumsum(-1)
     drawn[:n] = ids.gather(1, _first(cumulated, share * cumulated[:, -1:], own)).squeeze(-1)
@@ -121,7 +121,7 @@ def _slots_at_work(slots: Slots, tiles: Tiles) -> Tensor:
 def _noise(slots: Slots, slot: Tensor, rows: int, vocab: int) -> tuple[Tensor, Tensor]:
     """The levels of a step, and the tokens that the next one begins with where nothing was accepted."""
     numbers = slots.numbers[slot].long().unsqueeze(-1)
-    position = torch.arange(rows)
+    position = torch.arange(rows, device=slots.device)
     key = numbers[:, Number.KEY_LOW] & LOW, numbers[:, Number.KEY_HIGH] & LOW
     zero, step, canvas = torch.zeros_like(position), numbers[:, Number.STEP], numbers[:, Number.CANVAS]
     level = level_of(philox((zero, position, step, canvas), key)[1])

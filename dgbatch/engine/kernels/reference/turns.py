@@ -43,12 +43,13 @@ def plan_tiles(slots: Slots, tiles: Tiles, length: int, fold: bool) -> None:
     tiles.table.zero_()
     tiles.temperature.fill_(1.0)
     tiles.spans.zero_()
-    tiles.spans[:, :2] = torch.tensor([[0, end * rows], [at * rows, end * rows]])
+    edges = [[0, end * rows], [at * rows, end * rows]]
+    tiles.spans[:, :2] = torch.tensor(edges, device=slots.device)
     tiles.of_slot[:, 0] = torch.where(canvas, canvas.cumsum(0) - 1, -1)
     tiles.of_slot[:, 1] = chunks
 
-    slot = torch.arange(len(numbers)).repeat_interleave(chunks)
-    number = done[slot] + torch.arange(at) - begins[slot]
+    slot = torch.arange(len(numbers), device=slots.device).repeat_interleave(chunks)
+    number = done[slot] + torch.arange(at, device=slots.device) - begins[slot]
     before = prompt[slot]
     whole = number >= of_prompt[slot]
     start = torch.where(whole, before + (number - of_prompt[slot]) * length, number * length)
@@ -83,7 +84,7 @@ def advance(slots: Slots, tiles: Tiles, entropy: Tensor, argmax: Tensor, drawn: 
     numbers, told = slots.numbers, slots.told
     first, end = (edge // rows for edge in tiles.canvases.tolist())
     numbers[:, Number.CHUNKS] += tiles.of_slot[:, 1]
-    encoded = torch.zeros(len(numbers), dtype=torch.int32)
+    encoded = torch.zeros(len(numbers), dtype=torch.int32, device=slots.device)
     numbers[:, Number.ENCODED] += encoded.index_add_(0, tiles.table[:first, Of.SLOT], tiles.table[:first, Of.ROWS])
     told.zero_()
     told[:, Told.ENCODED] = numbers[:, Number.ENCODED]
@@ -107,7 +108,7 @@ def advance(slots: Slots, tiles: Tiles, entropy: Tensor, argmax: Tensor, drawn: 
     settled = quiet | (step >= own[:, Number.MAX_STEPS])
 
     room = own[:, Number.MAX_NEW] - own[:, Number.WRITTEN]
-    position = torch.arange(length, dtype=torch.int32)
+    position = torch.arange(length, dtype=torch.int32, device=slots.device)
     ended = (torch.isin(argmax, slots.end_ids) & (position < room[:, None])).any(1)
     finish = torch.where(ended, 1, 2 * (room <= length)) * settled
     told[slot] = _with(
@@ -163,7 +164,7 @@ def _accept(entropy: Tensor, bound: Tensor) -> Tensor:
 def _noise_of_new_canvases(numbers: Tensor, canvas: Tensor, length: int, vocab: int) -> Tensor:
     """(n, C) int32: the tokens of step 0. numbers: (n, 16), of which the keys are read; canvas: (n,)"""
     words = numbers.long()[:, :, None] & LOW
-    position = torch.arange(length)
+    position = torch.arange(length, device=numbers.device)
     zero = torch.zeros_like(position)
     counter = (zero, position, zero, canvas.long()[:, None])
     return token_of(philox(counter, (words[:, Number.KEY_LOW], words[:, Number.KEY_HIGH]))[0], vocab).int()
