@@ -53,7 +53,7 @@ def prepare(asked: EngineBench) -> tuple[list[Contender], dict[str, str], str]:
     from dgbatch.bench.autoregressive import Autoregressive
     from dgbatch.engine import Engine
     from dgbatch.engine.checkpoint import resolve
-    from dgbatch.engine.memory import default_budget
+    from dgbatch.engine.memory import default_budget, device_step_bytes
     from dgbatch.records import EngineConfig
 
     # The same prompts come again in every turn: a cache of prefixes would know them all.
@@ -61,7 +61,9 @@ def prepare(asked: EngineBench) -> tuple[list[Contender], dict[str, str], str]:
     engine = Engine.load(asked.checkpoint, config)
     everyone = sorted({*asked.canvases, *asked.lockstep})
     if engine.device.type == "cuda":  # several engines live side by side, over the same weights
-        kv_bytes = default_budget(engine.model.config, engine.device, max(everyone)) // len(everyone)
+        shape = engine.model.config
+        steps = sum(device_step_bytes(shape, engine.dtype, number, config.prefill_tiles) for number in everyone)
+        kv_bytes = default_budget(shape, engine.device, max(everyone), steps) // len(everyone)
         engine.config = replace(config, kv_bytes=kv_bytes)
     engines = {number: continuous.with_canvases(engine, number) for number in everyone}
     rows, limit = puzzles.mixed(asked.rows), asked.max_new_tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgbatch.engine.kv_cache import KVCache, page_bytes
-from dgbatch.engine.memory import count_pages, default_budget, holds_all, peak_bytes
+from dgbatch.engine.memory import count_pages, default_budget, device_step_bytes, holds_all, peak_bytes
 from dgbatch.engine.model.config import ModelConfig
 from dgbatch.engine.pages import Pages
 from tests.engine import tiny
@@ -97,6 +98,31 @@ def test_a_gpu_gives_nine_tenths_of_what_is_free_beside_the_logits(monkeypatch: 
     logits = 4 * 2 * 8 * CONFIG.vocab_size  # bytes, canvases, positions, vocabulary
     assert default_budget(CONFIG, torch.device("cuda"), canvases=2) == int(0.9 * (1_000_000 - 6 * logits))
     assert default_budget(CONFIG, torch.device("cuda"), canvases=1000) == 0
+
+
+def test_a_gpu_gives_nine_tenths_of_what_is_free_beside_what_its_step_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1_000_000, 9_000_000))
+    assert default_budget(CONFIG, torch.device("cuda"), canvases=2, held=400_000) == int(0.9 * 600_000)
+    assert default_budget(CONFIG, torch.device("cuda"), canvases=2, held=2_000_000) == 0
+
+
+def test_a_step_on_a_device_holds_one_number_a_token_of_the_vocabulary_and_no_float32() -> None:
+    """Of a large vocabulary nothing else counts: the exponentials, and a byte for whether a token is allowed."""
+    small, large = (replace(CONFIG, vocab_size=size) for size in (1000, 1_001_000))
+    more = device_step_bytes(large, torch.bfloat16, 3, 4) - device_step_bytes(small, torch.bfloat16, 3, 4)
+    assert more == 1_000_000 * 3 * (64 * 2 + 1)  # canvases, rows, bytes
+
+
+def test_what_a_step_holds_grows_with_its_tiles_and_its_canvases() -> None:
+    held = [device_step_bytes(CONFIG, torch.bfloat16, canvases, 4) for canvases in (1, 2, 8, 16)]
+    assert held == sorted(held)
+    assert device_step_bytes(CONFIG, torch.bfloat16, 8, 16) > held[2]
+    assert device_step_bytes(CONFIG, torch.float32, 8, 4) > 1.9 * held[2]
+
+
+def test_pages_granted_ahead_keep_the_window_so_much_longer() -> None:
+    """Two canvases: two pages more of the sliding pool, for each of two canvases and once more."""
+    assert count_pages(CONFIG, torch.float32, 2, 4, PLENTY, ahead=2) == (3 * 13, 3 * 10)
 
 
 def test_the_peak_of_a_process_is_in_bytes_and_never_falls() -> None:

@@ -104,6 +104,40 @@ def test_every_second_is_in_one_phase(clock: Clock) -> None:
     assert set(measured.seconds) == set(PHASES)
 
 
+def ahead(measured: Phases, clock: Clock, *, host: float, wait: float, idle_s: float | None, more: bool = True) -> None:
+    """A turn of a host that runs ahead: it launches, does something else, and reads the step before."""
+    measured.begins()
+    with measured.of("tokenize"):
+        clock.passes(host)
+    clock.passes(wait)
+    measured.done(0.25, idle_s, more)
+
+
+def test_where_steps_overlap_what_the_host_does_costs_as_much_as_the_device_was_idle(clock: Clock) -> None:
+    measured = Phases(torch.device("cuda"))
+    ahead(measured, clock, host=3, wait=5, idle_s=0.0)
+    assert spent(measured) == {"prefill": 2, "denoise": 6}
+    ahead(measured, clock, host=3, wait=5, idle_s=1.0)
+    assert spent(measured) == {"prefill": 3.75, "denoise": 11.25, "tokenize": 1}
+    ahead(measured, clock, host=3, wait=0, idle_s=50.0)  # a part of it was before the host turned to anything
+    assert spent(measured) == {"prefill": 3.75, "denoise": 11.25, "tokenize": 4}
+
+
+def test_every_second_of_steps_that_overlap_is_in_one_phase(clock: Clock) -> None:
+    measured = Phases(torch.device("cpu"))
+    began = clock.now
+    for host, wait, more in [(1, 3, True), (0, 2, True), (4, 0, False)]:
+        ahead(measured, clock, host=host, wait=wait, idle_s=None, more=more)
+    with measured.of("wait_input"):  # nothing is with the device: this is time of its own
+        clock.passes(7)
+    ahead(measured, clock, host=1, wait=2, idle_s=None, more=True)
+    measured.stops()
+    with measured.of("wait_output"):
+        clock.passes(2)
+    assert sum(measured.seconds.values()) == pytest.approx(clock.now - began)
+    assert (measured.seconds["wait_input"], measured.seconds["wait_output"]) == (7, 2)
+
+
 def test_a_consumer_that_raises_has_its_time_counted_too(clock: Clock) -> None:
     measured = Phases(torch.device("cpu"))
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from dgbatch.engine.device_step.state import State
 from dgbatch.engine.device_step.weights import LayerWeights, StepWeights
 from dgbatch.engine.kernels import operations as op
-from dgbatch.engine.kernels import rope_angles
 from dgbatch.engine.kernels.tables import Tiles
 from dgbatch.engine.model.config import LayerConfig, ModelConfig
 
@@ -45,7 +44,7 @@ class Step:
         op.advance(slots, tiles, entropy, argmax, drawn, fresh)
 
     def _embed(self, tiles: Tiles) -> tuple[Tensor, Tensor, Angles]:
-        """The rows as the first layer takes them, its first norm of them, and their angles."""
+        """The rows as the first layer takes them, its first norm of them, and by kind cos and sin, (M, D / 2)."""
         weights, slots, eps = self.weights, self.state.slots, self.config.norm_eps
         embedded, conditioned, positions = op.embed_rows(
             slots, tiles, weights.embedding, weights.embed_scale, weights.soft_norm, eps
@@ -55,9 +54,10 @@ class Step:
         x, h = op.condition(embedded, branch, tiles, weights.layers[0].before_attention, eps)
         angles = {}
         for kind, frequencies in weights.frequencies.items():
-            cos, sin = rope_angles(positions, frequencies)
-            half = len(frequencies)  # both halves are alike
-            angles[kind] = cos[:, :half].to(x.dtype).contiguous(), sin[:, :half].to(x.dtype).contiguous()
+            angle = (
+                positions.float().unsqueeze(1) * frequencies
+            )  # as kernels.rope_angles, of which both halves are alike
+            angles[kind] = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         return x, h, angles
 
     def _attend(

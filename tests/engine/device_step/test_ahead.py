@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -22,7 +23,7 @@ from dgbatch.engine.kv_cache import page_bytes
 from dgbatch.engine.model.transformer import Transformer
 from dgbatch.engine.tokenizer import Tokenizer
 from dgbatch.engine.weights import load_transformer
-from dgbatch.records import Completion, Generation, Prompt
+from dgbatch.records import Completion, EngineConfig, Generation, Prompt
 from tests.engine import tiny
 from tests.engine.device_step.loops import assert_same, counted, plain_and_ahead, some
 
@@ -236,6 +237,36 @@ def test_the_demo_checkpoint_solves_its_puzzles_alike(demo: tuple[Engine, Engine
     assert sum(rows[row["id"]].text == row["answer"] for row in table) >= 4
     assert {one.finish_reason for one in rows.values()} == {"end_of_turn"}
     assert max(max(one.canvas_steps) for one in rows.values()) < ahead.defaults.max_denoising_steps
+
+
+def test_logits_are_those_of_plain_passes_beside_the_loop(model: Transformer, tokenizer: Tokenizer) -> None:
+    plain, ahead = plain_and_ahead(model, tokenizer, canvases=2)
+    before = list(ahead.generate(PROMPTS[:2]))
+    ids, canvas = [20, 21, 22] * 9, [23] * tiny.CANVAS
+    assert torch.equal(ahead.denoise_logits(ids, canvas), plain.denoise_logits(ids, canvas))
+    assert_same(before, ahead.generate(PROMPTS[:2]))
+
+
+def test_an_engine_that_runs_ahead_measures_itself_too(model: Transformer, tokenizer: Tokenizer) -> None:
+    auto = Engine(model, tokenizer, EngineConfig(), tiny.SETTINGS, [], _ahead=True)
+    assert [point.canvases for point in auto.curve][:2] == [1, 2]
+    assert all(point.seconds > 0 for point in auto.curve)
+    assert (auto.stats.passes, sum(auto.stats.seconds.values())) == (0, 0.0)
+    plain, _ = plain_and_ahead(model, tokenizer, canvases=2)
+    assert_same(plain.generate(PROMPTS[:3]), auto.generate(PROMPTS[:3]))
+
+
+def test_seconds_are_in_phases_while_steps_overlap(model: Transformer, tokenizer: Tokenizer) -> None:
+    _, ahead = plain_and_ahead(model, tokenizer, canvases=3)
+    began = time.perf_counter()
+    for _ in ahead.generate(PROMPTS):
+        time.sleep(0.01)
+    wall_s, seconds = time.perf_counter() - began, ahead.stats.seconds
+    # what comes last is handed over when no step is left that could wait for it
+    assert sum(seconds.values()) == pytest.approx(wall_s - 0.01, rel=0.1)
+    assert seconds["wait_output"] >= 0.07
+    assert seconds["denoise"] > seconds["prefill"] > 0
+    assert ahead.stats.peak_bytes > 0
 
 
 class Moments:

@@ -164,19 +164,22 @@ def test_no_page_is_given_away_that_a_row_still_sees(
             table[one] += grant.pages
             if grant.encoded is not None:
                 assert grant.encoded == (chunks[one], encoded[one])  # the host knows how far a prompt is
+        seen = []  # all keys and values of a pass are written before anybody looks
         for one in sequences:  # what plan_tiles and attend do
             while chunks[one] < len(table[one]) and encoded[one] < text[one]:
                 start = encoded[one]
                 end = min(start + C, len(one.prompt_ids)) if start < len(one.prompt_ids) else start + C
                 for pool in range(2):
                     holds[pool][table[one][chunks[one]][pool]] = one, chunks[one]
-                look_back(one, start, table[one], chunks[one], holds)
+                seen.append((one, start, chunks[one]))
                 chunks[one] += 1
                 encoded[one] = end
             if encoded[one] == text[one]:
-                look_back(one, text[one], table[one], chunks[one], holds)
+                seen.append((one, text[one], chunks[one]))
                 if settle and text[one] < len(one.prompt_ids) + 4 * C:
                     text[one] += C
+        for one, start, before in seen:
+            look_back(one, start, table[one], before, holds)
         unread.append(dict(encoded))
         if len(unread) > lag:
             for one, tokens in unread.pop(0).items():
