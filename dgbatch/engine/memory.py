@@ -70,7 +70,8 @@ def device_step_bytes(config: ModelConfig, dtype: torch.dtype, canvases: int, pr
     """What a step of device_step/ holds beside weights and pages of clean text, at the most tiles that it may have.
 
     Of the vocabulary a canvas's exponentials in the weights' dtype and nothing else; of the layers what is alive at
-    once of one of them, counted as if nothing of it were reused.
+    once of one of them, counted as if nothing of it were reused. All of it twice: the first step of a tile count is
+    launched kernel by kernel, beside the memory that the graphs of other counts keep.
     """
     size, hidden = dtype.itemsize, config.hidden
     rows = tile_rows(config.canvas_length)
@@ -79,7 +80,7 @@ def device_step_bytes(config: ModelConfig, dtype: torch.dtype, canvases: int, pr
     layer = most_tiles(canvases, prefill_tiles) * rows * (9 * hidden + 4 * heads + config.intermediate + expert) * size
     head = canvases * rows * config.vocab_size * size
     slots = canvases * (rows * hidden * size + config.vocab_size + sum(page_bytes(config, dtype)))
-    return layer + head + slots
+    return 2 * (layer + head) + slots
 
 
 def peak_bytes(device: torch.device) -> int:

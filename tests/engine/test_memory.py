@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgbatch.engine.kv_cache import KVCache, page_bytes
-from dgbatch.engine.memory import count_pages, default_budget, holds_all, peak_bytes
+from dgbatch.engine.memory import count_pages, default_budget, device_step_bytes, holds_all, peak_bytes
 from dgbatch.engine.model.config import ModelConfig
 from dgbatch.engine.pages import Pages
 from tests.engine import tiny
@@ -97,6 +97,17 @@ def test_a_gpu_gives_nine_tenths_of_what_is_free_beside_the_logits(monkeypatch: 
     logits = 4 * 2 * 8 * CONFIG.vocab_size  # bytes, canvases, positions, vocabulary
     assert default_budget(CONFIG, torch.device("cuda"), canvases=2) == int(0.9 * (1_000_000 - 6 * logits))
     assert default_budget(CONFIG, torch.device("cuda"), canvases=1000) == 0
+
+
+def test_a_device_step_has_room_for_two_of_it_beside_its_slots() -> None:
+    """The first step of a tile count runs beside the memory that the graphs of other counts keep."""
+    slots = 2 * 64 * CONFIG.hidden + CONFIG.vocab_size + sum(page_bytes(CONFIG, torch.bfloat16))
+    exponentials = 2 * 64 * CONFIG.vocab_size  # of one canvas, whose 8 rows are padded to 64
+    rows = 6 * 64  # 4 tiles of prompts, the canvas and its text
+    heads = 16 * (4 + 2)  # of the full layer: its projection is the wider one
+    experts = 2 * (CONFIG.moe_intermediate + CONFIG.hidden)
+    step = exponentials + 2 * rows * (9 * CONFIG.hidden + 4 * heads + CONFIG.intermediate + experts)
+    assert device_step_bytes(CONFIG, torch.bfloat16, canvases=1, prefill_tiles=4) == 2 * step + slots
 
 
 def test_the_peak_of_a_process_is_in_bytes_and_never_falls() -> None:
