@@ -73,7 +73,8 @@ def device_step_bytes(config: ModelConfig, dtype: torch.dtype, canvases: int, pr
     """What a step of device_step/ holds beside weights and pages of clean text, at the most tiles that it may have.
 
     Of the vocabulary a canvas's exponentials in the weights' dtype and no float32; of the layers what is alive at once
-    of one of them, counted as if nothing of it were reused.
+    of one of them, counted as if nothing of it were reused. All of it twice: the first step of a tile count is launched
+    kernel by kernel, beside the memory that the graphs of other counts keep.
     """
     size, hidden, rows = dtype.itemsize, config.hidden, tile_rows(config.canvas_length)
     heads = max((config.heads + 2 * kind.kv_heads) * kind.head_dim for kind in config.layers)
@@ -83,7 +84,7 @@ def device_step_bytes(config: ModelConfig, dtype: torch.dtype, canvases: int, pr
     columns = -(-config.vocab_size // HEAD_COLUMNS)
     head = rows * (config.vocab_size * size + (OF_COLUMN * columns + PARTS["soft_rows"] * hidden) * 4)
     slot = rows * hidden * size + config.vocab_size + sum(page_bytes(config, dtype))
-    return layers + canvases * (head + slot)
+    return 2 * (layers + canvases * head) + canvases * slot
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dgbatch.engine import device
+from dgbatch.engine import device as module
 from dgbatch.engine.device import has_kernels, pick_device, pick_dtype
 from dgbatch.errors import CheckpointError
 
@@ -27,17 +27,14 @@ def test_auto_is_bfloat16_on_a_gpu_and_float32_on_a_cpu() -> None:
     assert pick_dtype("float16", torch.device("cpu")) == torch.float16
 
 
-def test_a_whole_step_runs_as_kernels_where_they_are_checked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In 16 bits on Hopper and later, if triton can be imported; everywhere else there are the plain passes."""
-    gpu, capability, triton = torch.device("cuda"), (9, 0), object()
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(device, "find_spec", lambda name: {"triton": triton}[name])
-    assert has_kernels(gpu, torch.bfloat16) and has_kernels(gpu, torch.float16)
-    assert not has_kernels(gpu, torch.float32)
-    assert not has_kernels(torch.device("cpu"), torch.bfloat16)
-    capability = (12, 0)
-    assert has_kernels(gpu, torch.bfloat16)
-    capability = (8, 9)
-    assert not has_kernels(gpu, torch.bfloat16)
-    capability, triton = (9, 0), None
+def test_kernels_are_for_weights_of_16_bits_on_ampere_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: object())
+    gpu = torch.device("cuda")
+    for capability, there in (((7, 5), False), ((8, 0), True), ((9, 0), True), ((12, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, own=capability: own)
+        assert has_kernels(gpu, torch.bfloat16) == there
+        assert has_kernels(gpu, torch.float16) == there
+        assert not has_kernels(gpu, torch.float32)
+        assert not has_kernels(torch.device("cpu"), torch.bfloat16)
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert not has_kernels(gpu, torch.bfloat16)

@@ -44,9 +44,8 @@ class Stepping:
             slots.numbers[slot, number] = numbers.get(number, 0)
         slots.reals[slot] = torch.tensor([*TEMPERATURES, BOUND, 0.0])
         self._write(slots.text[slot], prompt)
-        for kind in range(2):
-            slots.pages[kind, slot, :8] = torch.arange(8, dtype=torch.int32) + 8 * (slot if kind else -1 - slot) % 8
-            slots.pages[kind, slot, :8] += 8 * slot
+        own = 8 * slot + torch.arange(8, dtype=torch.int32)
+        slots.pages[0, slot, :8], slots.pages[1, slot, :8] = own, own.flip(0)
         assert len(canvas) == length
         self._write(slots.canvas[slot], canvas)
         slots.argmax[slot], slots.first_accepted[slot] = -1, -1

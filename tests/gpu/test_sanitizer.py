@@ -36,7 +36,7 @@ def test_no_kernel_leaves_its_tensors_or_races(check: str, which: str) -> None:
         env=os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=150,
     )
     ran = [line.removeprefix("ran ") for line in done.stdout.splitlines() if line.startswith("ran ")]
     told = done.stdout[-4000:] + done.stderr[-4000:]

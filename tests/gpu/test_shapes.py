@@ -1,6 +1,6 @@
 """Every operation at sizes that no block fits, in bfloat16 and in float32, against its twin.
 
-bfloat16: as the case says. float32: 1e-5 of the size of a result, for sums in another order; 1e-3 where an
+bfloat16: as the case says. float32: 3e-5 of the size of a result, for sums in another order; 1e-3 where an
 exponential stands between, of scores of up to 60.
 """
 
@@ -33,7 +33,7 @@ def test_an_operation_is_that_of_its_twin_at_odd_sizes(case: Case, dtype: torch.
         given, again = (case.arguments(company, dtype, DEVICE) for _ in range(2))
         ours = case.results(company, given, operation(case)(*given))
         expected = case.results(company, again, twin(case, again))
-        tolerance = case.tolerance if dtype == torch.bfloat16 else FLOAT32.get(case.operation, 1e-5)
+        tolerance = case.tolerance if dtype == torch.bfloat16 else FLOAT32.get(case.operation, 3e-5)
         for name, own in ours.items():
             if not own.numel():
                 continue
