@@ -19,6 +19,12 @@ ALLOWED: dict[str, set[str]] = {
     "dgbatch.errors": set(),
     "dgbatch.engine": ENGINE_PACKAGES | {"dgbatch.engine", "dgbatch.records", "dgbatch.errors"},
     "dgbatch.engine.kernels": {"torch", "triton", "dgbatch.engine.kernels"},
+    "dgbatch.engine.device_step": {"torch", "dgbatch.engine", "dgbatch.records"},
+    "dgbatch.engine.device_step.tile_count": {"dgbatch.engine.kernels.tables"},
+    "dgbatch.engine.device_step.grants": {
+        "dgbatch.engine.device_step.tile_count", "dgbatch.engine.pages", "dgbatch.engine.scheduler",
+        "dgbatch.engine.sequence",
+    },
     "dgbatch.engine.model": {"torch", "dgbatch.engine.kernels", "dgbatch.engine.model", "dgbatch.records"},
     "dgbatch.engine.pages": set(),
     "dgbatch.engine.scheduler": {"dgbatch.engine.pages", "dgbatch.engine.sequence", "dgbatch.records"},

@@ -29,5 +29,10 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a whole step runs as our own kernels there. They are laid out for weights of 16 bits."""
-    return device.type == "cuda" and dtype.itemsize == 2 and find_spec("triton") is not None
+    """Whether a whole step runs as our own kernels there.
+
+    They are laid out for weights of 16 bits, and for Ampere (8.0) and later: Turing gives a program 64 KB to share.
+    """
+    if device.type != "cuda" or dtype.itemsize != 2 or find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)

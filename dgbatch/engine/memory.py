@@ -9,12 +9,15 @@ import sys
 import torch
 
 from dgbatch.engine.device_step.tile_count import most_tiles, tile_rows
+from dgbatch.engine.kernels.tables import HEAD_COLUMNS
 from dgbatch.engine.kv_cache import page_bytes
 from dgbatch.engine.model.config import ModelConfig
 from dgbatch.engine.pages import pages_needed
 
 CPU_RATIO = 0.25  # of the machine's memory: several workers may share it
 CUDA_RATIO = 0.9  # of what is free once the weights are loaded and the sampler has its part
+PARTS = {"attend": 2, "soft_rows": 6}  # float32 sums of these kernels before they are merged
+OF_COLUMN = 5  # numbers that the head and `decide` keep of each row and column tile
 LOGITS_COPIES = 6  # tensors as large as a canvas's float32 logits that one plain step holds at once
 
 
@@ -69,17 +72,19 @@ def plain_step_bytes(config: ModelConfig, canvases: int) -> int:
 def device_step_bytes(config: ModelConfig, dtype: torch.dtype, canvases: int, prefill_tiles: int) -> int:
     """What a step of device_step/ holds beside weights and pages of clean text, at the most tiles that it may have.
 
-    Of the vocabulary a canvas's exponentials in the weights' dtype and nothing else; of the layers what is alive at
-    once of one of them, counted as if nothing of it were reused.
+    Of the vocabulary a canvas's exponentials in the weights' dtype and no float32; of the layers what is alive at once
+    of one of them, counted as if nothing of it were reused. All of it twice: the first step of a tile count is launched
+    kernel by kernel, beside the memory that the graphs of other counts keep.
     """
-    size, hidden = dtype.itemsize, config.hidden
-    rows = tile_rows(config.canvas_length)
+    size, hidden, rows = dtype.itemsize, config.hidden, tile_rows(config.canvas_length)
     heads = max((config.heads + 2 * kind.kv_heads) * kind.head_dim for kind in config.layers)
     expert = config.chosen_experts * (config.moe_intermediate + hidden)
-    layer = most_tiles(canvases, prefill_tiles) * rows * (9 * hidden + 4 * heads + config.intermediate + expert) * size
-    head = canvases * rows * config.vocab_size * size
-    slots = canvases * (rows * hidden * size + config.vocab_size + sum(page_bytes(config, dtype)))
-    return layer + head + slots
+    a_row = (9 * hidden + 4 * heads + config.intermediate + expert) * size + PARTS["attend"] * 4 * heads
+    layers = most_tiles(canvases, prefill_tiles) * rows * a_row
+    columns = -(-config.vocab_size // HEAD_COLUMNS)
+    head = rows * (config.vocab_size * size + (OF_COLUMN * columns + PARTS["soft_rows"] * hidden) * 4)
+    slot = rows * hidden * size + config.vocab_size + sum(page_bytes(config, dtype))
+    return 2 * (layers + canvases * head) + canvases * slot
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -122,6 +122,8 @@ class AheadLoop:
         """Nobody wants to know what is still with the device."""
         self._spare += [launched.saying for launched in self._launched]  # the stream keeps their copies in order
         self._launched.clear()
+        if self._before:
+            self._spare.append(self._before)
         self._before = None
         self._phases.stops()
 

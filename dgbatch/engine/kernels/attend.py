@@ -16,14 +16,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dgbatch.engine.kernels.launch import HOPPER, INTERPRETED, architecture
+from dgbatch.engine.kernels.launch import HOPPER, INTERPRETED, architecture, shares_little
 from dgbatch.engine.kernels.tables import Number, Of, Slots, Tiles
 
 # One canvas has 32 blocks of rows and heads on sliding layers and 64 on full ones, Hopper 132 multiprocessors. More
 # parts would cost many canvases more than they give to one: each is written and read once in float32.
 SPLITS = 2
-
-RTX = 120
 
 _SLOT, _CANVAS, _START = tl.constexpr(int(Of.SLOT)), tl.constexpr(int(Of.CANVAS)), tl.constexpr(int(Of.START))
 _ROWS, _CHUNK, _PROMPT = tl.constexpr(int(Of.ROWS)), tl.constexpr(int(Of.CHUNK)), tl.constexpr(int(Number.PROMPT))
@@ -46,7 +44,7 @@ def config(head_dim: int, itemsize: int, packed_rows: int, arch: int) -> Config:
     memory for the rows and `stages` blocks of keys and values (227 KB; 99 KB on RTX), and the tensor cores, which on
     Hopper wait for shared memory below 64 keys. 128 rows, where they fit, read a key from L2 half as often as 64.
     """
-    small = arch < HOPPER or arch >= RTX  # shared memory
+    small = shares_little(arch)
     if head_dim > 256:
         chosen = Config(32, 16, 4, 2) if small or itemsize > 2 else Config(64, 32, 8, 2)
     elif small or itemsize > 2:

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture, stages_of
+from dgbatch.engine.kernels.launch import INTERPRETED, architecture, shares_little, stages_of
 
 BLOCK_ROWS = 16  # few, so that one canvas is spread over 16 multiprocessors; each reads all of proj from L2
 BLOCK_K = 128
@@ -125,6 +125,6 @@ def choose_experts(
         EVEN_K=hidden % BLOCK_K == 0,
         UPCAST=INTERPRETED,
         num_warps=4,
-        num_stages=stages_of(unit, 3 if architecture(unit) > BLACKWELL else 4),
+        num_stages=stages_of(unit, 3 if shares_little(architecture(unit)) else 4),
     )
     return weights, index

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dgbatch.engine.kernels.gelu import gate_with_gelu
-from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture, stages_of
+from dgbatch.engine.kernels.launch import INTERPRETED, architecture, shares_little, stages_of
 
 BLOCK_I = 64  # rows of gate and as many of up; 704 is 11 of them
 BLOCK_K = 64  # 128 bytes of a bfloat16 row: one swizzled line of shared memory. Never depends on the number of rows
@@ -178,7 +178,7 @@ def token_tiles(mean: int, arch: int) -> TokenTiles:
     by side; so a tile of 128 is at hand for an expert that many like, also where 16 are usual. Stages are such that two
     programs fit a multiprocessor (about 100 KB each of 227 KB).
     """
-    if arch > BLACKWELL:  # 99 KB of shared memory
+    if shares_little(arch):  # 99 KB of shared memory
         return TokenTiles(32, 3, 64, 3, 1 + mean // 64, 4, None)
     if mean <= 24:  # one canvas: 16 tokens, give or take 4
         return TokenTiles(32, 5, 128, 3, 1, 4, None)

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture
+from dgbatch.engine.kernels.launch import INTERPRETED, architecture, shares_little
 from dgbatch.engine.kernels.rounding import rounded
 from dgbatch.engine.kernels.tables import HEAD_COLUMNS, Of, Slots, Tiles
 
@@ -33,9 +33,9 @@ class Config:
 
 def config(tile_rows: int, itemsize: int, arch: int) -> Config:
     """256 rows, a whole canvas, so that one canvas reads the embedding once; their sums fill half of the registers."""
-    most = 64 if itemsize > 2 else 128 if arch > BLACKWELL else 256  # float32 is for tests; RTX has 99 KB to share
+    most = 64 if itemsize > 2 else 128 if shares_little(arch) else 256  # float32 is for tests; RTX has 99 KB to share
     block_rows = min(most, tile_rows & -tile_rows)
-    return Config(block_rows, 128 // itemsize, 8 if block_rows > 64 else 4, 4 if arch <= BLACKWELL else 3)
+    return Config(block_rows, 128 // itemsize, 8 if block_rows > 64 else 4, 3 if shares_little(arch) else 4)
 
 
 def head(

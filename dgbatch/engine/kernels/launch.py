@@ -9,7 +9,7 @@ from torch import Tensor
 
 # The interpreter misreads bfloat16 (it has numpy's types): kernels take UPCAST=INTERPRETED and load as float32 then.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-HOPPER, BLACKWELL = 90, 100
+HOPPER, RTX = 90, 120
 
 
 def architecture(tensor: Tensor) -> int:
@@ -18,6 +18,15 @@ def architecture(tensor: Tensor) -> int:
         return HOPPER
     major, minor = torch.cuda.get_device_capability(tensor.device)
     return 10 * major + minor
+
+
+def shares_little(arch: int) -> bool:
+    """Whether a program gets 99 KB of shared memory: on RTX cards of any age. Data-centre chips since Hopper give 227.
+
+    A100 gives 163, of which the blocks made for 227 would fit; but its products keep all operands in registers, and
+    those blocks spill.
+    """
+    return arch < HOPPER or arch >= RTX
 
 
 def stages_of(x: Tensor, stages: int) -> int:

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture, stages_of
+from dgbatch.engine.kernels.launch import INTERPRETED, architecture, shares_little, stages_of
 
 BLOCK_ROWS = 128
 BLOCK_K = 64  # 128 bytes of a bfloat16 row: one swizzled line of shared memory. Never depends on the number of rows
@@ -89,7 +89,7 @@ def configuration(rows: int, n: int, arch: int) -> tuple[int, int, int]:
     A wide block reads x less often from L2. How wide it is changes which outputs are neighbours and nothing about how
     one is summed: blocks of K and their order are the same for all.
     """
-    if arch > BLACKWELL:  # 99 KB of shared memory, and num_stages - 1 stages in it
+    if shares_little(arch):  # 99 KB of shared memory, and num_stages - 1 stages in it
         return (128, 8, 4) if triton.cdiv(rows, BLOCK_ROWS) * triton.cdiv(n, 128) >= ENOUGH_PROGRAMS else (64, 4, 4)
     for block_n, num_warps, num_stages in ((256, 8, 4), (128, 8, 4)):
         if triton.cdiv(rows, BLOCK_ROWS) * triton.cdiv(n, block_n) >= ENOUGH_PROGRAMS:

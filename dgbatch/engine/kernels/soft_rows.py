@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dgbatch.engine.kernels.launch import BLACKWELL, INTERPRETED, architecture
+from dgbatch.engine.kernels.launch import INTERPRETED, architecture, shares_little
 from dgbatch.engine.kernels.rounding import rounded
 from dgbatch.engine.kernels.tables import HEAD_COLUMNS, Of, Slots, Tiles
 
@@ -38,7 +38,7 @@ def config(tile_rows: int, itemsize: int, arch: int) -> Config:
     if itemsize > 2:  # float32, for tests
         return Config(64, 64, 32, 4, 3)
     block_rows = min(128, tile_rows & -tile_rows)
-    if arch > BLACKWELL:  # 99 KB of shared memory
+    if shares_little(arch):  # 99 KB of shared memory
         return Config(block_rows, 128, 64, block_rows // 16, 3)
     return Config(block_rows, 256, 64, block_rows // 16, 4)
 

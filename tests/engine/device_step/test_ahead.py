@@ -19,6 +19,7 @@ from dgbatch.engine.device_step import ahead as ahead_module
 from dgbatch.engine.device_step import told
 from dgbatch.engine.engine import Engine
 from dgbatch.engine.generation_config import read_generation_config
+from dgbatch.engine.kernels.tables import Number
 from dgbatch.engine.kv_cache import page_bytes
 from dgbatch.engine.model.transformer import Transformer
 from dgbatch.engine.tokenizer import Tokenizer
@@ -143,6 +144,20 @@ def test_a_stop_string_is_found_late_and_what_came_after_it_is_thrown_away(
     assert_same(plain.generate(some(6)), ahead.generate(some(6)))  # the slots are as good as new
 
 
+def test_the_slot_of_a_stopped_sequence_is_still_while_others_go_on(model: Transformer, tokenizer: Tokenizer) -> None:
+    """Its pages are others' by then: a slot that went on would write into them."""
+    (whole,) = plain_and_ahead(model, tokenizer, canvases=1)[0].generate([tiny.prompt(1, max_new_tokens=56)])
+    assert isinstance(whole, Completion)
+    stopped = tiny.prompt(1, max_new_tokens=56, stop=(whole.text[:1],), confidence=9.0)
+    plain, ahead = plain_and_ahead(model, tokenizer, canvases=2)
+    prompts = [stopped, tiny.prompt(2, max_new_tokens=24)]
+    rows = assert_same(plain.generate(prompts), ahead.generate(prompts))
+    assert (rows["row-1"].finish_reason, rows["row-2"].tokens) == ("stop", 24)
+    slots = ahead.loop.state.slots  # type: ignore[union-attr]
+    assert slots.numbers[:, Number.RUNNING].tolist() == [0, 0]
+    assert slots.numbers[0, Number.WRITTEN] < 56
+
+
 def test_films_show_the_same(model: Transformer, tokenizer: Tokenizer) -> None:
     prompts = [replace(prompt, film=number != 1) for number, prompt in enumerate(some(5, max_new_tokens=23))]
     plain, ahead = plain_and_ahead(model, tokenizer, canvases=2)
@@ -176,12 +191,12 @@ def test_what_no_memory_can_hold_and_no_context_is_rejected_alike(model: Transfo
 
 def test_a_generator_that_is_dropped_leaves_its_slots_still(model: Transformer, tokenizer: Tokenizer) -> None:
     plain, ahead = plain_and_ahead(model, tokenizer, canvases=3)
-    results = ahead.generate(some(9, max_new_tokens=40))
-    next(results)
+    results = ahead.generate([*some(1, max_new_tokens=8), *some(9, max_new_tokens=56)[1:]])
+    next(results)  # the others have just begun
     results.close()
     assert (ahead.pages.full.reserved, ahead.pages.sliding.reserved) == (0, 0)
     assert_same(plain.generate(PROMPTS[:2]), ahead.generate(PROMPTS[:2]))  # one slot of three gets nobody
-    assert ahead.loop.state.slots.numbers[:, 0].tolist() == [0, 0, 0]  # type: ignore[union-attr]
+    assert ahead.loop.state.slots.numbers[:, Number.RUNNING].tolist() == [0, 0, 0]  # type: ignore[union-attr]
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
