@@ -39,10 +39,8 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Case
     pytest.importorskip("triton", reason="triton is not installed: pip install 'dgbatch[kernels]'")
     report = tmp_path_factory.mktemp("interpreted") / "report.xml"
     command = [sys.executable, "-m", "pytest", str(TESTS), "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    # Nobody counts lines there: it would take three times as long. test_step_launches.py runs every wrapper.
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    if data := coverage_file():
-        command += ["--cov", "--cov-report="]
-        environment["COVERAGE_FILE"] = data
     process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert report.exists(), process.stdout + process.stderr
     cases: dict[str, list[Case]] = {}
@@ -52,14 +50,6 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Case
         cases.setdefault(dotted.split(".")[-1], []).append(case)
     assert process.returncode in (0, 1), process.stdout + process.stderr
     return cases
-
-
-def coverage_file() -> str | None:
-    """Where that process leaves which lines ran, for this one to add to its own; None where nobody counts."""
-    if "coverage" not in sys.modules:
-        return None
-    current = import_module("coverage").Coverage.current()
-    return None if current is None else f"{current.config.data_file}.interpreted"
 
 
 @pytest.mark.timeout(900)  # a hundred programs of numpy on a busy machine
