@@ -71,10 +71,10 @@ def test_rows_of_a_canvas_are_its_tokens_and_what_was_believed_of_them(dtype: to
     assert positions[at(2)].tolist() == [*range(21, 29)]
 
 
-def test_padding_is_token_zero_at_the_start_of_its_tile() -> None:
+def test_padding_is_one_token_after_the_other_at_the_start_of_its_tile() -> None:
     model, _, _, (embedded, conditioned, positions) = embed(torch.float32)
     padding = slice(2 * R + CANVAS, 3 * R)
-    same(embedded[padding], model.embed_context(torch.zeros(R - CANVAS, dtype=torch.long)))
+    same(embedded[padding], model.embed_context(torch.arange(CANVAS, R) % len(model.embedding)))
     assert not conditioned[padding].any() and positions[padding].eq(21).all()
 
 

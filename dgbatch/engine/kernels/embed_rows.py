@@ -2,6 +2,7 @@
 
 embedded = embedding[token] * scale;  conditioned = soft / sqrt(mean(soft^2) + eps) * soft_norm
 One program per row. Which token a row is, the device looks up: text of a chunk, the canvas of a canvas.
+Padding has a different token in each row: rows of one token would all choose the same experts, and wait for them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def _embed_rows(
     conditioned,
     positions,
     text_size,
+    vocabulary,
     scale,
     eps,
     TILE_ROWS: tl.constexpr,
@@ -51,6 +53,7 @@ def _embed_rows(
     seat = slot.to(tl.int64) * TILE_ROWS + number
     token = tl.load(canvas + seat, mask=there & of_canvas, other=0)
     token += tl.load(text + slot.to(tl.int64) * text_size + position, mask=there & (of_canvas == 0), other=0)
+    token = tl.where(there, token, number % vocabulary)
     tl.store(positions + row, position)
 
     column = tl.arange(0, BLOCK)
@@ -85,6 +88,7 @@ def embed_rows(
         conditioned,
         positions,
         slots.text.shape[1],
+        len(embedding),
         scale,
         eps,
         TILE_ROWS=tile_rows,

@@ -44,7 +44,8 @@ def embed_rows(
     """Rows of tokens, and what the last step believed of those of a canvas, normed for the self-conditioning MLP.
 
     embedding: (V, H); soft_norm: (H,)
-    embedded: (M, H) = embedding[token] * scale; padding is token 0
+    embedded: (M, H) = embedding[token] * scale; padding is the token of its own number, so that its rows do not all
+    choose the same experts
     conditioned: (M, H) = rms_norm(soft) of canvases that had a step; zero for all other rows at work
     positions: (M,) int32; padding has its tile's first; 0 outside the rows at work
     """
@@ -54,7 +55,7 @@ def embed_rows(
     slot, canvas, there = table[:, Of.SLOT], table[:, Of.CANVAS] == 1, number < table[:, Of.ROWS]
     position = table[:, Of.START] + torch.where(there, number, 0)
     written = slots.text[slot, torch.where(canvas, 0, position)]
-    token = torch.where(there, torch.where(canvas, slots.canvas[slot, number], written), 0)
+    token = torch.where(there, torch.where(canvas, slots.canvas[slot, number], written), number % len(embedding))
     believed = rms_norm(slots.soft[slot, number], soft_norm, eps)
     known = canvas & there & (table[:, Of.FIRST] == 0)
 
