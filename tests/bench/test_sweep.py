@@ -77,9 +77,23 @@ def test_every_kernel_whose_blocks_are_a_choice_is_in_the_table_in_the_order_of_
 
 
 def test_marks_are_of_candidates_that_there_are():
-    listed = [(one.operation, dict(changes)) for one in SWEEPS for changes in (*one.one, *one.many)]
-    known = [(operation, dict(changes)) for operation, told in candidates.MARKED.items() for changes, _ in told]
+    listed = [
+        (name, dict(changes))
+        for one in SWEEPS
+        for changes in (*one.one, *one.many)
+        for name in (one.case, one.operation)
+    ]
+    known = [(name, dict(changes)) for name, told in candidates.MARKED.items() for changes, _ in told]
     assert [one for one in known if one not in listed] == []
+
+
+def test_what_is_known_against_a_candidate_is_found_by_case_and_by_operation(monkeypatch):
+    sliding, full = (next(one for one in SWEEPS if one.case == f"attend {kind}") for kind in ("sliding", "full"))
+    known = {"attend full": (({"SPLITS": 4}, "spills"),), "attend": (({"SPLITS": 3}, "does not fit"),)}
+    monkeypatch.setattr(candidates, "MARKED", known)
+    assert [candidates.marked(one, {"SPLITS": 4}) for one in (sliding, full)] == [None, "spills"]
+    assert [candidates.marked(one, {"SPLITS": 3}) for one in (sliding, full)] == ["does not fit"] * 2
+    assert candidates.marked(full, {}) is None
 
 
 def test_a_candidate_says_whether_it_adds_in_another_order():

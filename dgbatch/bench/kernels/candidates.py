@@ -205,13 +205,14 @@ SOFT_ROWS = Sweep("soft_rows", _SOFT, _SOFT)
 SWEEPS = (EXPERTS_UP, EXPERTS_DOWN, *ATTEND, *LINEAR, HEAD, SOFT_ROWS, GATED)
 
 SPILLS, DOES_NOT_FIT = "spills", "does not fit"
-# Of the compiler for sm_90, by operation: told and not measured there.
+# Of the compiler for sm_90, by case or operation: told and not measured there.
 MARKED: dict[str, tuple[tuple[Changes, str], ...]] = {}
 
 
-def marked(operation: str, changes: Changes) -> str | None:
+def marked(sweep: Sweep, changes: Changes) -> str | None:
     """What is known against a candidate on Hopper."""
-    return next((mark for known, mark in MARKED.get(operation, ()) if known == changes), None)
+    known = (*MARKED.get(sweep.case, ()), *MARKED.get(sweep.operation, ()))
+    return next((mark for candidate, mark in known if candidate == changes), None)
 
 
 def other_order(sweep: Sweep, canvases: int, changes: Changes) -> bool:

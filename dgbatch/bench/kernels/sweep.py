@@ -159,7 +159,7 @@ def tried(
     for trial in trials:
         if left.seconds <= 0:
             return _race(racing, device, before, dry)
-        if hopper and (mark := marked(sweep.operation, trial.changes)):
+        if hopper and (mark := marked(sweep, trial.changes)):
             trial.reason = f"{mark}, says the compiler: not measured"
             continue
         try:
