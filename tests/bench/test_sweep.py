@@ -80,7 +80,7 @@ def test_marks_are_of_candidates_that_there_are():
     listed = [
         (name, dict(changes))
         for one in SWEEPS
-        for changes in (*one.one, *one.many)
+        for changes in (*one.one[1:], *one.many[1:])
         for name in (one.case, one.operation)
     ]
     known = [(name, dict(changes)) for name, told in candidates.MARKED.items() for changes, _ in told]
