@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import combinations
 from types import SimpleNamespace
@@ -233,6 +234,22 @@ def test_what_fails_is_told_with_its_reason_and_the_others_are_timed(monkeypatch
     }
     assert 0 < len(sweep_report.by_time(trials)) == len(trials) - len(failed) < len(trials)
     assert "few x4" in " ".join(sweep_report.tables(told))
+
+
+def test_programs_are_told_with_what_they_spill(monkeypatch):
+    @contextmanager
+    def seen():
+        metadata = SimpleNamespace(name="_gated", num_warps=8, shared=131072)
+        yield [SimpleNamespace(metadata=metadata, n_regs=255, n_spills=12), SimpleNamespace()]
+
+    monkeypatch.setattr(sweep, "launched", seen)
+    one = bench_sweep(asked("gated"), lambda line: None)["results"][0]["trials"][1]
+    gated, unknown = one["programs"]
+    assert gated == {"kernel": "_gated", "warps": 8, "registers": 255, "spilled_words": 12, "shared": 131072}
+    assert set(unknown.values()) == {None}
+    assert (one["us"] > 0, one["reason"]) == (True, "spills 12 words of a thread")
+    (row,) = (row for row in sweep_report.tables({"results": [result(one)]}) if "columns" in row and "same" in row)
+    assert row.split()[-2:] == ["255", "128"]
 
 
 def test_after_the_limit_nothing_is_begun_and_the_rest_is_listed(monkeypatch):

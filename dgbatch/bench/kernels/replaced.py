@@ -54,6 +54,18 @@ def launched() -> Iterator[list[Any]]:
         yield programs
 
 
+def facts(program: Any) -> dict[str, Any]:
+    """What a program that ran needs of a multiprocessor; None for what this Triton does not say."""
+    known = getattr(program, "metadata", None)
+    return {
+        "kernel": getattr(known, "name", None),
+        "warps": getattr(known, "num_warps", None),
+        "registers": getattr(program, "n_regs", None),
+        "spilled_words": getattr(program, "n_spills", None),
+        "shared": getattr(known, "shared", None),
+    }
+
+
 @contextmanager
 def _instead(owner: Any, **values: Any) -> Iterator[None]:
     """Its attributes are these; afterwards what they were. AttributeError where it has none of that name."""

@@ -20,7 +20,7 @@ from dgbatch.bench.kernels.candidates import SWEEPS, Changes, Sweep, marked, nam
 from dgbatch.bench.kernels.case import Arguments, Case
 from dgbatch.bench.kernels.cases import REAL, TINY, cases
 from dgbatch.bench.kernels.likeness import Results, kept, likeness
-from dgbatch.bench.kernels.replaced import launched, replaced
+from dgbatch.bench.kernels.replaced import facts, launched, replaced
 from dgbatch.bench.kernels.rivals import KERNEL, TWIN, Before, Rival, rival
 from dgbatch.bench.kernels.run import KernelsBench, limit, reason_of, rounds, spread_of, turns
 from dgbatch.bench.kernels.seats import Company
@@ -185,16 +185,7 @@ def _run(case: Case, company: Company, arguments: Arguments, trial: Trial) -> Re
         returned = getattr(operations, case.operation)(*arguments)
     if arguments[0].device.type == "cuda":
         torch.cuda.synchronize(arguments[0].device)
-    trial.programs = [
-        {
-            "kernel": program.metadata.name,
-            "warps": program.metadata.num_warps,
-            "registers": program.n_regs,
-            "spilled_words": program.n_spills,
-            "shared": program.metadata.shared,
-        }
-        for program in programs
-    ]
+    trial.programs = [facts(program) for program in programs]
     if spilled := max((one["spilled_words"] or 0 for one in trial.programs), default=0):
         trial.reason = f"spills {spilled} words of a thread"
     return case.results(company, arguments, returned)

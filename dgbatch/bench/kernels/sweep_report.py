@@ -70,7 +70,7 @@ def _row(trial: Mapping[str, Any]) -> tuple[str, ...]:
         f"{trial['share']:.0%}" if trial["share"] else "-",
         trial["bits"] or "-",
         three(max((one["registers"] or 0 for one in programs), default=None)),
-        three(max((one["shared"] / 1024 for one in programs), default=None)),
+        three(max(((one["shared"] or 0) / 1024 for one in programs), default=None)),
     )
 
 
