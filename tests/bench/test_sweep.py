@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import combinations
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -153,6 +157,20 @@ def test_blocks_of_rows_divide_a_tile_of_a_tiny_shape_too():
         assert attend.config(256, 2, 192, 90).block_rows == 64
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_candidate_computes_what_the_kernel_computes_in_the_interpreter():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.interpreted_candidates"],
+        cwd=Path(__file__).parents[2], env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {one["case"].split()[0] for one in told} == set(CHOICE)
+    # float32; the head's e is exp of a logit that is divided by a temperature of 0.4
+    assert [one for one in told if not one["largest"] <= 2e-5] == []
+
+
 def test_programs_that_were_launched_are_seen(monkeypatch):
     from triton.runtime.jit import JITFunction
 
@@ -175,6 +193,8 @@ def test_bits_and_differences_between_two_results():
     assert likeness(ours, theirs) == (False, float("inf"))
     never = {"m": torch.tensor([-torch.inf, 2.0]), "at": torch.tensor([0, 1])}
     assert likeness({"m": torch.tensor([-torch.inf, 2.0]), "at": torch.tensor([0, 2])}, never) == (False, 0.0)
+    holes = [{"y": torch.tensor([float("nan"), value])} for value in (1.0, 2.0)]
+    assert likeness(*holes) == (False, pytest.approx(1 / (2 + 2**0.5)))
     assert likeness({"y": torch.tensor([0.0])}, {"y": torch.tensor([-0.0])}) == (False, 0.0)
 
 

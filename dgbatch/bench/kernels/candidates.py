@@ -61,6 +61,7 @@ _DEPTHS = ({"few_stages": 3}, {"few_stages": 4}, {"few_stages": 6}, {"few": 16},
 _TOKENS = (
     {"turns": 1},
     {"turns": 3},
+    {"many": 64, "many_stages": 4, "turns": 1},
     {"many": 64, "many_stages": 4, "turns": 2},
     {"many": 64, "many_stages": 4, "turns": 3},
     {"many_stages": 2},
@@ -83,6 +84,7 @@ EXPERTS_UP = Sweep(
         *_THREE,
         *_THREE_NARROW,
         {"BLOCK_K": 128, "BLOCK_I": 32, "few_stages": 4, "many_stages": 2},
+        {"BLOCK_K": 128, "BLOCK_I": 32, "few_stages": 3, "many": 64, "many_stages": 2},
         {"BLOCK_K": 128, "BLOCK_I": 64, "few_stages": 3, "many_stages": 2},
         *_DEPTHS,
     ),
@@ -128,6 +130,8 @@ _FEW_ROWS = (
     *(_product(64, 64, 4, stages) for stages in (4, 6)),
     *(_product(64, 128, 4, stages) for stages in (4, 6)),
     _product(128, 64, 8, 5),
+    _product(128, 256, 8, 4),
+    _product(64, 256, 8, 4),
 )
 _MANY_ROWS = (
     _product(128, 256, 8, 4),
@@ -206,7 +210,12 @@ SWEEPS = (EXPERTS_UP, EXPERTS_DOWN, *ATTEND, *LINEAR, HEAD, SOFT_ROWS, GATED)
 
 SPILLS, DOES_NOT_FIT = "spills", "does not fit"
 # Of the compiler for sm_90, by case or operation: told and not measured there.
-MARKED: dict[str, tuple[tuple[Changes, str], ...]] = {}
+MARKED: dict[str, tuple[tuple[Changes, str], ...]] = {
+    "experts_up": ((_THREE[0], SPILLS),),  # 128 sums a thread and 168 registers
+    "experts_down": ((_THREE[0], SPILLS),),
+    "attend sliding": ((_looks(64, 64, 4, 2), SPILLS),),
+    "attend full": ((_looks(64, 16, 4, 3), SPILLS),),  # 256 sums a thread
+}
 
 
 def marked(sweep: Sweep, changes: Changes) -> str | None:

@@ -16,7 +16,7 @@ def kept(results: Results) -> Results:
 
 
 def likeness(mine: Results, theirs: Results) -> tuple[bool, float]:
-    """Whether all bits are the same; the largest |difference| / (|theirs| + their root mean square), inf for NaN."""
+    """Whether all bits are the same; the largest |difference| / (|theirs| + their root mean square), inf for NaN in one of them."""
     if all(torch.equal(_bits(mine[name]), _bits(theirs[name])) for name in theirs):
         return True, 0.0
     return False, max((_largest(mine[name], theirs[name]) for name in theirs), default=0.0)
@@ -32,5 +32,6 @@ def _largest(mine: Tensor, theirs: Tensor) -> float:
         return 0.0
     a, b = mine.float(), theirs.float()
     size = b.abs() + b.where(b.isfinite(), 0).square().mean().sqrt()
-    difference = torch.where(a == b, 0.0, (a - b).abs() / size)
+    alike = (a == b) | (a.isnan() & b.isnan())  # what nobody wrote is NaN in both
+    difference = torch.where(alike, 0.0, (a - b).abs() / size)
     return float(difference.nan_to_num(nan=torch.inf, posinf=torch.inf).max())
