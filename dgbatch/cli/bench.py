@@ -81,6 +81,15 @@ def engine(
 
 @bench.command()
 def kernels(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME ...]", help="With --sweep: these kernels; else all.")
+    ] = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Try other block sizes: time, limit and bits against those of now.")
+    ] = False,
+    limit_s: Annotated[
+        float | None, typer.Option(help="With --sweep: seconds after which nothing is begun; 420 is usual.", min=0)
+    ] = None,
     device: Device = "auto",
     tiny: Annotated[bool, typer.Option("--tiny", help="Tiny shapes: a dry run, also on a CPU.")] = False,
     canvases: Annotated[
@@ -97,8 +106,16 @@ def kernels(
     from dgbatch.bench.kernels.run import KernelsBench, bench_kernels
     from dgbatch.bench.plain import write
     from dgbatch.cli.output import say
+    from dgbatch.errors import BenchError
 
     _check(out, None)
+    if sweep:
+        if only or not compile:
+            raise BenchError("--only and --no-compile do not go with --sweep, which takes names itself")
+        _sweep(device, tiny, canvases, prefix, names or [], limit_s, out, json)
+        return
+    if names or limit_s is not None:
+        raise BenchError("names and --limit-s go with --sweep; one kernel as it is: --only NAME")
     asked = KernelsBench.asking(device, tiny, canvases, prefix, only or (), compile, _command())
     told = bench_kernels(asked, say, lambda so_far: write(so_far, out))
     _tell(told, COLUMNS, table_rows(told), findings(told), out, None, json, left=1)
@@ -210,6 +227,30 @@ def _random(
     asked = RandomBench.asking(device, tiny, canvases, prefixes, engines, _command())
     told = bench_random(asked, say, lambda so_far: write(so_far, out))
     _tell(told, COLUMNS, table_rows(told), findings(told), out, plot, json, left=0)
+
+
+def _sweep(
+    device: str,
+    tiny: bool,
+    canvases: list[int] | None,
+    prefix: int | None,
+    names: list[str],
+    limit_s: float | None,
+    out: Path | None,
+    json: bool,
+) -> None:
+    """`bench kernels --sweep`."""
+    from dgbatch.bench.kernels.sweep import SweepBench, bench_sweep
+    from dgbatch.bench.kernels.sweep_report import findings, tables
+    from dgbatch.bench.plain import write
+    from dgbatch.cli.output import print_json, say, show
+
+    asked = SweepBench.asking(device, tiny, canvases, prefix, names, limit_s, _command())
+    told = bench_sweep(asked, say, lambda so_far: write(so_far, out))
+    if json:
+        print_json(told)
+    else:
+        show(*tables(told), *findings(told))
 
 
 def _command() -> str:

@@ -3,6 +3,7 @@
     python -m tests.engine.aot 90            # every kernel at the real shapes for sm_90: a line of JSON each
     python -m tests.engine.aot 90 linear     # of cases whose name begins so
     python -m tests.engine.aot 90 --odd      # at the tiny odd shape, bfloat16 and float32: what tests on a GPU run
+    python -m tests.engine.aot 90 --candidates [NAME ...]  # block sizes that `bench kernels --sweep` tries
     python -m tests.engine.aot 90 --defects  # kernels that are bad on purpose: what a check must see
 
 A kernel's wrapper is called with tensors of no device; where it would launch, the launch is written down. Triton's own
@@ -34,8 +35,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
+from dgbatch.bench.kernels.candidates import named
 from dgbatch.bench.kernels.case import Case
 from dgbatch.bench.kernels.cases import REAL, TINY, cases, ragged
+from dgbatch.bench.kernels.replaced import replaced
 from dgbatch.bench.kernels.seats import Company
 from dgbatch.engine.kernels import launch
 
@@ -210,6 +213,39 @@ def odd_programs(architecture: int) -> Iterator[tuple[Program, dict[str, list[in
                 yield Program(one, architecture), {f"{case.name} {dtype}".replace("torch.", ""): [company.tiles]}
 
 
+def candidate_programs(architecture: int, only: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """What a sweep tries, as it is on the machine that it is for: each once, with the worst of its programs."""
+    made: dict[str, Compiled] = {}
+    told: list[tuple[str, dict[str, int | None], int]] = []
+    for sweep in named(only):
+        case = next(case for case in cases(REAL) if case.name == sweep.case)
+        for canvases in (1, 8):
+            for changes in ({}, *sweep.at(canvases)[1:]):
+                # the five shapes of linear are one program
+                if (one := (sweep.operation, dict(changes), canvases)) in told and sweep.operation == "linear":
+                    continue
+                told.append(one)
+                with replaced(sweep.operation, changes):
+                    programs = [
+                        Program(launch, architecture)
+                        for launch in launches_of(case, Company.of(REAL, canvases), architecture)
+                    ]
+                for program in programs:
+                    if program.key not in made:
+                        made[program.key] = program.compile()
+                compiled = [made[program.key] for program in programs]
+                yield {
+                    "case": sweep.case,
+                    "operation": sweep.operation,
+                    "canvases": canvases,
+                    "changes": dict(changes),
+                    "spills": max(one.spills for one in compiled),
+                    "shared": max(one.shared for one in compiled),
+                    "registers": max(one.registers for one in compiled),
+                    "programs": min(one.programs for one in compiled),
+                }
+
+
 def _tool(name: str, *arguments: str) -> str:
     return subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout
 
@@ -221,6 +257,10 @@ def _count(words: list[str], pattern: str) -> int:
 def main(architecture: str, *only: str) -> None:
     with tempfile.TemporaryDirectory() as cache:
         triton.knobs.cache.dir = cache  # a compile that was done before proves nothing about this compiler
+        if only[:1] == ("--candidates",):
+            for one in candidate_programs(int(architecture), only[1:]):
+                print(json.dumps(one), flush=True)
+            return
         if only == ("--defects",):
             from tests.engine import defects
 

@@ -19,6 +19,7 @@ import pytest
 
 triton = pytest.importorskip("triton", reason="triton is not installed: pip install 'dgbatch[kernels]'")
 
+from dgbatch.bench.kernels.candidates import DOES_NOT_FIT, SPILLS, SWEEPS, marked  # noqa: E402
 from dgbatch.engine.kernels import operations  # noqa: E402
 
 pytestmark = pytest.mark.timeout(900)  # a few dozen compiles on a busy machine
@@ -146,6 +147,20 @@ def test_programs_of_odd_sizes_and_of_float32_fit_too() -> None:
     programs = told(started("90", "--odd"))
     assert {name.rsplit(" ", 1)[1] for one in programs for name in one["users"]} == {"bfloat16", "float32"}
     assert named([one for one in programs if one["shared"] > SHARED_LIMIT]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_block_sizes_that_a_sweep_tries_are_marked_where_they_spill_or_do_not_fit() -> None:
+    found = told(started("90", "--candidates"))
+    assert len(found) > 100
+    by_case = {sweep.case: sweep for sweep in SWEEPS}
+    wrongly = [one for one in found if marked(by_case[one["case"]], one["changes"]) != verdict(one)]
+    assert wrongly == []
+
+
+def verdict(one: Program) -> str | None:
+    return DOES_NOT_FIT if one["shared"] > SHARED_LIMIT else SPILLS if one["spills"] else None
 
 
 @pytest.fixture(scope="module")

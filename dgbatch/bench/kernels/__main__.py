@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dgbatch.bench import plain
+from dgbatch.bench.kernels import sweep_report
 from dgbatch.bench.kernels.report import COLUMNS, findings, table_rows
 from dgbatch.bench.kernels.run import KernelsBench, bench_kernels
+from dgbatch.bench.kernels.sweep import SweepBench, bench_sweep
 from dgbatch.errors import BenchError
 
 
@@ -24,10 +26,24 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="of cases or operations")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile of the twins out")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON object there, after every case")
+    parser.add_argument("--sweep", nargs="*", metavar="NAME", help="try other block sizes, of these kernels or of all")
+    parser.add_argument("--limit-s", type=float, metavar="S", help="with --sweep: begin nothing later; 420 is usual")
     asked = parser.parse_args(arguments)
+    if asked.sweep is None and asked.limit_s is not None:
+        parser.error("--limit-s goes with --sweep")
+    if asked.sweep is not None and (asked.only or asked.no_compile):
+        parser.error("--only and --no-compile do not go with --sweep, which takes names itself")
     command = shlex.join(["python", "-m", "dgbatch.bench.kernels", *arguments])
     try:
         plain.has_folder(asked.out)
+        if asked.sweep is not None:
+            sweep = SweepBench.asking(
+                device=asked.device, tiny=asked.tiny, canvases=asked.canvases, prefix=asked.prefix, only=asked.sweep,
+                limit_s=asked.limit_s, command=command,
+            )  # fmt: skip
+            swept = bench_sweep(sweep, plain.say, lambda so_far: plain.write(so_far, asked.out))
+            print(*sweep_report.tables(swept), *sweep_report.findings(swept), sep="\n")
+            return 0
         bench = KernelsBench.asking(
             device=asked.device, tiny=asked.tiny, canvases=asked.canvases, prefix=asked.prefix, only=asked.only,
             compile=not asked.no_compile, command=command,

@@ -15,13 +15,13 @@ def table_rows(told: Mapping[str, Any]) -> list[tuple[str, ...]]:
         (
             one["case"].replace("attention out", "out"),
             str(one["canvases"]),
-            _three(one["us"]) if one["kernel"] == "kernel" else "twin",
-            _three(one["limit_us"]),
+            three(one["us"]) if one["kernel"] == "kernel" else "twin",
+            three(one["limit_us"]),
             f"{one['share']:.0%}" if one["share"] else "-",
-            _three(one["bytes"] / 1e6),
-            _three(one["flops"] / 1e9),
-            _three(one["twin_us"]),
-            _three(one["compiled_us"]),
+            three(one["bytes"] / 1e6),
+            three(one["flops"] / 1e9),
+            three(one["twin_us"]),
+            three(one["compiled_us"]),
         )
         for one in told["results"]
     ]
@@ -54,7 +54,7 @@ def findings(told: Mapping[str, Any]) -> list[str]:
     return [part for line in lines for part in wrap(line, 79, subsequent_indent="  ")]
 
 
-def _three(value: float | None) -> str:
+def three(value: float | None) -> str:
     """Three digits that count."""
     if not value:
         return "-"

@@ -171,7 +171,7 @@ def timed(
                     one = racing[place]
                     took.setdefault(one.name, []).extend(times_ms(one.call, device, turns(dry), before))
         except Exception as error:  # noqa: BLE001 - whatever goes wrong with one case, the others are told
-            notes.insert(0, _reason("arguments or timing", error))
+            notes.insert(0, reason_of("arguments or timing", error))
     arguments = before = racing = None  # type: ignore[assignment]  # before the next case's
     gc.collect()
     if on_gpu:
@@ -194,7 +194,7 @@ def timed(
         limit_us=limit_us,
         limited_by=limited_by,
         share=limit_us / own if limit_us and own else None,
-        spread=_spread(ours) if ours else None,
+        spread=spread_of(ours) if ours else None,
         notes=tuple(notes),
     )
 
@@ -211,7 +211,7 @@ def _ready(case: Case, arguments: Any, on_gpu: bool, compiling: Allowance, notes
         except OutOfTime:
             notes.append("not compiled: it takes too long")
         except Exception as error:  # noqa: BLE001 - of Triton, of compilers: the rivals that run are told
-            notes.append(_reason(name, error))
+            notes.append(reason_of(name, error))
         else:
             if on_gpu and not racing[-1].captured:
                 notes.append(f"{name} is not captured in a graph: its time has the host's in it")
@@ -253,11 +253,11 @@ def empty_launch_us(device: torch.device, often: Turns) -> float:
     return median(times_ms(graph.replay, device, often, lambda: other.sum())) * 1e3
 
 
-def _spread(times: Sequence[float]) -> float:
+def spread_of(times: Sequence[float]) -> float:
     ordered, tenth = sorted(times), len(times) // 10
     return ordered[-1 - tenth] / ordered[tenth]
 
 
-def _reason(what: str, error: Exception) -> str:
+def reason_of(what: str, error: Exception) -> str:
     first = str(error).strip().split("\n")[0]
     return f"{what}: {type(error).__name__}: {first}"[:300]

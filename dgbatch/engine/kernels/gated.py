@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dgbatch.engine.kernels.gelu import gate_with_gelu
 from dgbatch.engine.kernels.launch import INTERPRETED, architecture, shares_little, stages_of
-from dgbatch.engine.kernels.linear import BLOCK_K, BLOCK_ROWS, ENOUGH_PROGRAMS
+from dgbatch.engine.kernels.linear import BLOCK_K, BLOCK_ROWS, ENOUGH_PROGRAMS, Columns
 
 
 @triton.jit
@@ -86,10 +86,10 @@ def gated(x: Tensor, gate_up: Tensor, span: Tensor) -> Tensor:
     return out
 
 
-def configuration(rows: int, width: int, arch: int) -> tuple[int, int, int]:
-    """BLOCK_I, warps and stages; as linear's, but every block is of gate and of up."""
+def configuration(rows: int, width: int, arch: int) -> Columns:
+    """As linear's, but every block is of gate and of up."""
     if shares_little(arch):  # 99 KB of shared memory
-        return 64, 8, 4
+        return Columns(64, 8, 4)
     if triton.cdiv(rows, BLOCK_ROWS) * triton.cdiv(width, 128) >= ENOUGH_PROGRAMS:
-        return 128, 8, 4
-    return 64, 8, 4
+        return Columns(128, 8, 4)
+    return Columns(64, 8, 4)

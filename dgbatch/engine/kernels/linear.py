@@ -5,6 +5,8 @@ Bound by memory at one canvas and by tensor cores from two on (184 rows on an H2
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -83,15 +85,24 @@ def linear(x: Tensor, weight: Tensor, span: Tensor) -> Tensor:
     return out
 
 
-def configuration(rows: int, n: int, arch: int) -> tuple[int, int, int]:
-    """BLOCK_N, warps and stages: the widest block that still gives most multiprocessors something to do.
+class Columns(NamedTuple):
+    """How the columns of a product are cut."""
+
+    block: int
+    warps: int
+    stages: int
+
+
+def configuration(rows: int, n: int, arch: int) -> Columns:
+    """The widest block that still gives most multiprocessors something to do.
 
     A wide block reads x less often from L2. How wide it is changes which outputs are neighbours and nothing about how
     one is summed: blocks of K and their order are the same for all.
     """
     if shares_little(arch):  # 99 KB of shared memory, and num_stages - 1 stages in it
-        return (128, 8, 4) if triton.cdiv(rows, BLOCK_ROWS) * triton.cdiv(n, 128) >= ENOUGH_PROGRAMS else (64, 4, 4)
-    for block_n, num_warps, num_stages in ((256, 8, 4), (128, 8, 4)):
-        if triton.cdiv(rows, BLOCK_ROWS) * triton.cdiv(n, block_n) >= ENOUGH_PROGRAMS:
-            return block_n, num_warps, num_stages
-    return 64, 4, 4  # 96 KB: room beside it for a program of the experts, which the dense MLP runs next to
+        enough = triton.cdiv(rows, BLOCK_ROWS) * triton.cdiv(n, 128) >= ENOUGH_PROGRAMS
+        return Columns(128, 8, 4) if enough else Columns(64, 4, 4)
+    for block in (256, 128):
+        if triton.cdiv(rows, BLOCK_ROWS) * triton.cdiv(n, block) >= ENOUGH_PROGRAMS:
+            return Columns(block, 8, 4)
+    return Columns(64, 4, 4)  # 96 KB: room beside it for a program of the experts, which the dense MLP runs next to
