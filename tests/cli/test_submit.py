@@ -170,7 +170,7 @@ def test_ctrl_c_drains_says_how_to_resume_and_leaves_with_130(tmp_path):
 
 def test_sigterm_commits_what_is_begun_says_how_to_resume_and_leaves_with_4(tmp_path, capfd, fake):
     # A shard of 64 quick rows, and one of 40 slow ones that is at work when the first is committed.
-    prompts = ["!steps=1 x"] * 64 + ["!steps=15 y"] * 40
+    prompts = ["!steps=1 x"] * 64 + ["!steps=8 y"] * 40
     job, run = fake_job(tmp_path, prompts, {"step_s": 0.1}, workers={"shard_rows": 64}), tmp_path / "out"
     process = spawn("submit", job)
     wait_until(lambda: commits(run), process)

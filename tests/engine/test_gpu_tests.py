@@ -36,6 +36,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_they_pass_through_the_twins_at_the_tiny_shape() -> None:
     done = run(DGBATCH_GPU_TESTS_ON_CPU="1")

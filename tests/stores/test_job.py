@@ -95,6 +95,7 @@ def dataset(path: str) -> list[dict]:
     return [{name: value for name, value in row.items() if name != "attempt"} for row in rows]
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("place", STORES[1:], indirect=True)
 def test_job_in_a_store_killed_in_the_middle_resumes_and_every_command_takes_its_uri(
