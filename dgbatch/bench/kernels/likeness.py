@@ -16,7 +16,7 @@ def kept(results: Results) -> Results:
 
 
 def likeness(mine: Results, theirs: Results) -> tuple[bool, float]:
-    """Whether all bits are the same; the largest |difference| / (|theirs| + their root mean square); inf for NaN in one."""
+    """Whether all bits are the same; the largest |difference| / (|theirs| + their RMS); inf for NaN in one."""
     if all(torch.equal(_bits(mine[name]), _bits(theirs[name])) for name in theirs):
         return True, 0.0
     return False, max((_largest(mine[name], theirs[name]) for name in theirs), default=0.0)
