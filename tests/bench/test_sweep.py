@@ -220,6 +220,7 @@ def asked(*only: str, limit_s: float | None = None) -> SweepBench:
     return SweepBench.asking("cpu", True, None, None, only, limit_s, "typed")
 
 
+@pytest.mark.slow
 def test_a_dry_run_tries_every_candidate_over_twins():
     kept = []
     told = bench_sweep(asked(), lambda line: None, kept.append)

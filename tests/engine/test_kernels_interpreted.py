@@ -1,4 +1,4 @@
-"""Every kernel in Triton's interpreter, in a process of its own: tests/engine/kernels, reported file by file.
+"""Every kernel in Triton's interpreter, in processes of its own: tests/engine/kernels, reported file by file.
 
 TRITON_INTERPRET decides when a kernel is decorated, and what is decorated so cannot be compiled any more. Beside it,
 what the package of kernels promises its callers, whatever runs.
@@ -35,21 +35,30 @@ Case = ElementTree.Element
 
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Case]]:
-    """The tests of tests/engine/kernels by file, after they ran in one process with TRITON_INTERPRET=1."""
+    """The tests of tests/engine/kernels by file, after two processes with TRITON_INTERPRET=1 ran a half of them each."""
     pytest.importorskip("triton", reason="triton is not installed: pip install 'dgbatch[kernels]'")
-    report = tmp_path_factory.mktemp("interpreted") / "report.xml"
-    command = [sys.executable, "-m", "pytest", str(TESTS), "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    # Nobody counts lines there: it would take three times as long. test_step_launches.py runs every wrapper.
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert report.exists(), process.stdout + process.stderr
+    folder = tmp_path_factory.mktemp("interpreted")
+    parts = [(FILES[begin::2], folder / f"{begin}.xml") for begin in range(2)]
+    processes = [started(files, report) for files, report in parts]
     cases: dict[str, list[Case]] = {}
-    for case in ElementTree.parse(report).iter("testcase"):
-        # a module that cannot be imported is a case whose name is the module
-        dotted = case.get("classname") or case.get("name") or ""
-        cases.setdefault(dotted.split(".")[-1], []).append(case)
-    assert process.returncode in (0, 1), process.stdout + process.stderr
+    for process, (_, report) in zip(processes, parts, strict=True):
+        said, _ = process.communicate()
+        assert report.exists(), said
+        for case in ElementTree.parse(report).iter("testcase"):
+            # a module that cannot be imported is a case whose name is the module
+            dotted = case.get("classname") or case.get("name") or ""
+            cases.setdefault(dotted.split(".")[-1], []).append(case)
+        assert process.returncode in (0, 1), said
     return cases
+
+
+def started(files: list[Path], report: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pytest", *map(str, files), "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    # Nobody counts lines there: it would take three times as long. test_step_launches.py runs every wrapper.
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 @pytest.mark.timeout(900)  # a hundred programs of numpy on a busy machine
