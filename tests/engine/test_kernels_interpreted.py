@@ -35,7 +35,7 @@ Case = ElementTree.Element
 
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Case]]:
-    """The tests of tests/engine/kernels by file, after two processes with TRITON_INTERPRET=1 ran a half of them each."""
+    """The tests of tests/engine/kernels by file, after two processes with TRITON_INTERPRET=1 ran half of them each."""
     pytest.importorskip("triton", reason="triton is not installed: pip install 'dgbatch[kernels]'")
     folder = tmp_path_factory.mktemp("interpreted")
     parts = [(FILES[begin::2], folder / f"{begin}.xml") for begin in range(2)]
