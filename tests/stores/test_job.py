@@ -39,7 +39,7 @@ def spawn(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         text=True,
         cwd=ROOT,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"},
     )
     with process:
         try:
@@ -56,7 +56,11 @@ class Session:
 
     def run(self, *arguments: str, code: int = 0) -> str:
         with spawn(*arguments) as process:
-            out, err = process.communicate(timeout=LIMIT_S)
+            try:
+                out, err = process.communicate(timeout=LIMIT_S)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGABRT)  # faulthandler says where each thread was
+                pytest.fail(f"{arguments} took more than {LIMIT_S} s:\n{process.communicate()[1]}")
         self.printed += out + err
         assert process.returncode == code, f"{arguments} left with {process.returncode}:\n{out}\n{err}"
         assert "Traceback" not in err
