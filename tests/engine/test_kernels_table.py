@@ -39,8 +39,9 @@ def test_the_table_names_every_operation() -> None:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_a_row_says_where_the_twin_is_and_what_limits_the_kernel(name: str) -> None:
-    _, twin, _, tolerance, _, limit, _ = ROWS[name]
+def test_a_row_says_where_kernel_and_twin_are_and_what_limits_the_kernel(name: str) -> None:
+    _, file, twin, _, tolerance, _, limit, _ = ROWS[name]
+    assert file == f"[{name}.py]({name}.py)"
     assert getattr(operations, name).__wrapped__.__module__.endswith(f".reference.{twin.strip('`')}")
     assert (KERNELS / f"{name}.py").exists()
     assert {float(tolerance)} == {round(case.tolerance / ULP, 1) for case in of(name)}
@@ -56,7 +57,7 @@ def test_a_row_names_all_callers(name: str) -> None:
     )
     methods = [node for node in step.body if isinstance(node, ast.FunctionDef)]
     calling = {f"Step.{method.name}" for method in methods if re.search(rf"\bop\.{name}\(", ast.unparse(method))}
-    assert set(re.findall(r"`([\w.]+)`", ROWS[name][4])) == calling
+    assert set(re.findall(r"`([\w.]+)`", ROWS[name][5])) == calling
 
 
 def test_paths_that_the_page_names_exist() -> None:
