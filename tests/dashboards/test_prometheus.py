@@ -30,8 +30,11 @@ pytestmark = pytest.mark.skipif(
 LIMIT_S = 90.0
 JOB = "watched"
 FILL_IN = {"job": JOB, "worker": ".*", "__rate_interval": "10s", "__range": "1h"}
-# One row in eight is rejected, one engine fails once and is replaced; the rest takes a while.
-PROMPTS = [f"prompt {i}" + (" !reject" if i % 8 == 0 else "") for i in range(1600)]
+# One row in eight is rejected, one engine fails once and is replaced.
+ROWS_PER_S = 32  # two workers with eight canvases each, two steps a row on average
+STEP_S = 2 * 8 / (2 * ROWS_PER_S)
+# Enough work for every wait of the tests that watch it: the job must not end before they are done with it.
+PROMPTS = [f"prompt {i}" + (" !reject" if i % 8 == 0 else "") for i in range(int(3 * LIMIT_S) * ROWS_PER_S)]
 
 
 @dataclass
@@ -64,7 +67,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     job = fake_job(
         folder,
         PROMPTS,
-        {"step_s": 0.03, "orders": {"r0013": f"!raise={folder / 'raised'}"}},
+        {"step_s": STEP_S, "orders": {"r0013": f"!raise={folder / 'raised'}"}},
         name=JOB,
         prompt={"template": "{{ prompt }}", "thinking": True},
         workers={"count": 2, "shard_rows": 16},
