@@ -11,9 +11,9 @@ default:
 demo *args: (_venv "engine")
     {{bin}}/dgbatch submit jobs/demo.yaml {{args}}
 
-# Run the tests and report coverage; takes what pytest takes: just test -k commit
+# Run the tests in two processes and report coverage; takes what pytest takes: just test -k commit -n 0
 test *args: (_venv "dev")
-    {{bin}}/python -m pytest --cov --cov-report=term --cov-fail-under=90 {{args}}
+    {{bin}}/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=90 {{args}}
 
 # Tests that take minutes: the demo checkpoint against transformers over 500 puzzles, bars of its training
 test-slow *args: (_venv "dev,evaluate")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from dgbatch.cli.bench_gpu import kernels, random_26b
+from dgbatch.cli.bench_output import Device, Out, Plot, check, tell
 from dgbatch.cli.options import AsJson
 
 bench = typer.Typer(
@@ -14,10 +15,6 @@ bench = typer.Typer(
 )
 
 Threads = Annotated[int, typer.Option(help="CPU threads of torch, for every side.", min=1)]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON object to this file too.")]
-Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it; needs matplotlib: dgbatch[bench].")]
-
 
 # of `bench engine`: those that go with --model alone, and those that do not go with it
 OF_MODEL = {"prefix", "tiny"}
@@ -54,9 +51,9 @@ def engine(
 ) -> None:
     """Our engine against transformers, one token a pass and lockstep batches: same weights, prompts and settings."""
     _refuse(context, OF_MODEL if model is None else NOT_OF_MODEL, "without" if model is None else "with")
-    _check(out, plot)
+    check(out, plot)
     if model is not None:
-        _random(model, device, tiny, canvases, prefix, transformers, out, plot, json)
+        random_26b(model, device, tiny, canvases, prefix, transformers, out, plot, json)
         return
     from dgbatch.bench.engine import COLUMNS, EngineBench, bench_engine, findings, table_rows
     from dgbatch.cli.output import say
@@ -76,49 +73,10 @@ def engine(
         autoregressive=autoregressive,
     )
     told = bench_engine(asked, say)
-    _tell(told, COLUMNS, table_rows(told), findings(told), out, plot, json)
+    tell(told, COLUMNS, table_rows(told), findings(told), out, plot, json)
 
 
-@bench.command()
-def kernels(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME ...]", help="With --sweep: these kernels; else all.")
-    ] = None,
-    sweep: Annotated[
-        bool, typer.Option("--sweep", help="Try other block sizes: time, limit and bits against those of now.")
-    ] = False,
-    limit_s: Annotated[
-        float | None, typer.Option(help="With --sweep: seconds after which nothing is begun; 420 is usual.", min=0)
-    ] = None,
-    device: Device = "auto",
-    tiny: Annotated[bool, typer.Option("--tiny", help="Tiny shapes: a dry run, also on a CPU.")] = False,
-    canvases: Annotated[
-        list[int] | None, typer.Option(help="Canvases at once; again for more. 1 and 8 are usual.", min=1)
-    ] = None,
-    prefix: Annotated[int | None, typer.Option(help="Tokens before each canvas; 1024 is usual.", min=1)] = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="One kernel; again for more.")] = None,
-    compile: Annotated[bool, typer.Option(help="Compare with torch.compile of the twins.")] = True,
-    out: Out = None,
-    json: AsJson = False,
-) -> None:
-    """Each kernel of a denoising step at the real shapes: its time, its own limit, its twin and the twin compiled."""
-    from dgbatch.bench.kernels.report import COLUMNS, findings, table_rows
-    from dgbatch.bench.kernels.run import KernelsBench, bench_kernels
-    from dgbatch.bench.plain import write
-    from dgbatch.cli.output import say
-    from dgbatch.errors import BenchError
-
-    _check(out, None)
-    if sweep:
-        if only or not compile:
-            raise BenchError("--only and --no-compile do not go with --sweep, which takes names itself")
-        _sweep(device, tiny, canvases, prefix, names or [], limit_s, out, json)
-        return
-    if names or limit_s is not None:
-        raise BenchError("names and --limit-s go with --sweep; one kernel as it is: --only NAME")
-    asked = KernelsBench.asking(device, tiny, canvases, prefix, only or (), compile, _command())
-    told = bench_kernels(asked, say, lambda so_far: write(so_far, out))
-    _tell(told, COLUMNS, table_rows(told), findings(told), out, None, json, left=1)
+bench.command()(kernels)
 
 
 @bench.command()
@@ -149,9 +107,9 @@ def roofline(
         threads=threads,
         device=device,
     )
-    _check(out, plot)
+    check(out, plot)
     told = bench_roofline(asked, say)
-    _tell(told, columns(told), table_rows(told), findings(told), out, plot, json)
+    tell(told, columns(told), table_rows(told), findings(told), out, plot, json)
 
 
 @bench.command()
@@ -186,9 +144,9 @@ def runner(
         dispatch_workers=dispatch_workers,
         folder=folder,
     )
-    _check(out, plot)
+    check(out, plot)
     told = bench_runner(asked, say)
-    _tell(told, COLUMNS, table_rows(told), findings(told), out, plot, json)
+    tell(told, COLUMNS, table_rows(told), findings(told), out, plot, json)
 
 
 def _refuse(context: typer.Context, names: set[str], how: str) -> None:
@@ -199,103 +157,3 @@ def _refuse(context: typer.Context, names: set[str], how: str) -> None:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise BenchError(f"--{name.replace('_', '-')} does not go {how} --model: leave it out")
-
-
-def _random(
-    model: str,
-    device: str,
-    tiny: bool,
-    canvases: list[int] | None,
-    prefixes: list[int] | None,
-    transformers: bool,
-    out: Path | None,
-    plot: Path | None,
-    json: bool,
-) -> None:
-    """`bench engine --model random-26b`."""
-    from dgbatch.bench.plain import write
-    from dgbatch.bench.random_26b.contender import OURS
-    from dgbatch.bench.random_26b.model import NAME
-    from dgbatch.bench.random_26b.report import COLUMNS, findings, table_rows
-    from dgbatch.bench.random_26b.run import RandomBench, bench_random
-    from dgbatch.cli.output import say
-    from dgbatch.errors import BenchError
-
-    if model != NAME:
-        raise BenchError(f"--model {model}: no such model; known is {NAME}. A checkpoint goes with --checkpoint")
-    engines = RandomBench().engines if transformers else (OURS,)
-    asked = RandomBench.asking(device, tiny, canvases, prefixes, engines, _command())
-    told = bench_random(asked, say, lambda so_far: write(so_far, out))
-    _tell(told, COLUMNS, table_rows(told), findings(told), out, plot, json, left=0)
-
-
-def _sweep(
-    device: str,
-    tiny: bool,
-    canvases: list[int] | None,
-    prefix: int | None,
-    names: list[str],
-    limit_s: float | None,
-    out: Path | None,
-    json: bool,
-) -> None:
-    """`bench kernels --sweep`."""
-    from dgbatch.bench.kernels.sweep import SweepBench, bench_sweep
-    from dgbatch.bench.kernels.sweep_report import findings, tables
-    from dgbatch.bench.plain import write
-    from dgbatch.cli.output import print_json, say, show
-
-    asked = SweepBench.asking(device, tiny, canvases, prefix, names, limit_s, _command())
-    told = bench_sweep(asked, say, lambda so_far: write(so_far, out))
-    if json:
-        print_json(told)
-    else:
-        show(*tables(told), *findings(told))
-
-
-def _command() -> str:
-    """What was typed."""
-    import shlex
-    import sys
-
-    return shlex.join(["dgbatch", *sys.argv[1:]])
-
-
-def _check(out: Path | None, plot: Path | None) -> None:
-    """What would fail after minutes of measuring fails now."""
-    from dgbatch.bench.plot import check
-    from dgbatch.errors import BenchError
-
-    check(plot)
-    for path in filter(None, (out, plot)):
-        if not path.absolute().parent.is_dir():
-            raise BenchError(f"{path}: no folder {path.absolute().parent}; make it first")
-
-
-def _tell(
-    told: dict[str, Any],
-    columns: tuple[str, ...],
-    rows: list[tuple[str, ...]],
-    lines: list[str],
-    out: Path | None,
-    plot: Path | None,
-    as_json: bool,
-    left: int | None = None,
-) -> None:
-    """left: of a table that takes all of 80 columns, how many of its own hold no numbers."""
-    import json
-
-    from dgbatch.bench import plain
-    from dgbatch.bench.plot import plot as draw
-    from dgbatch.cli.output import print_json, show, table
-
-    if out:
-        out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    if plot:
-        draw(told, plot)
-    if as_json:
-        print_json(told)
-    elif left is not None:
-        show(plain.table(columns, rows, left), "", *lines)
-    else:
-        show(table(columns, rows, right=columns[1:] if columns[0] == "what" else columns[2:]), *lines)

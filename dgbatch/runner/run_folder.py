@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -25,16 +25,18 @@ from dgbatch.runner import attempts
 from dgbatch.runner.commits import COMMITS, Commit, is_part, list_records, put_commit, read_commit
 from dgbatch.runner.compaction import COMPACT, compact, forget, read_records
 from dgbatch.runner.dispatch import Tries
+from dgbatch.runner.events import event_lines, read_events
 from dgbatch.runner.fault_injection.faults import open_folder
 from dgbatch.runner.layout import ATTEMPTS, EVENTS, LOGS, OURS, PLAN, RUN, SUCCESS, refuse_foreign
 from dgbatch.runner.ledger import Ledger
 from dgbatch.runner.piece import Key
 from dgbatch.runner.plan import Plan, Shard
 from dgbatch.runner.rivals import refuse_other_tokens
-from dgbatch.runner.run_info import new_info, sealed_info, unsealed_info, utc_now
+from dgbatch.runner.run_info import new_info, sealed_info, unsealed_info
 from dgbatch.runner.schema import Schemas, schemas
 from dgbatch.runner.spec import JobSpec
 from dgbatch.runner.storage.folder import Folder
+from dgbatch.runner.write_errors import losing_nothing, writing
 
 COMPACT_EVERY = 1000  # records: that many are read one by one in less than a second
 
@@ -66,7 +68,7 @@ class Run:
         pq.write_table(plan.to_table(), table, compression="zstd")
         plan_bytes = table.getvalue().to_pybytes()
         info = new_info(spec_public, plan, hashlib.sha256(plan_bytes).hexdigest(), fingerprint, versions, model)
-        with _writing(path):
+        with writing(path):
             refuse_foreign(path)
             if not folder.exists(RUN):
                 folder.put(PLAN, plan_bytes)
@@ -180,7 +182,7 @@ class Run:
         if ledger is not None and not ledger.accepts(commit):
             self._lose(commit, ledger.rivals(commit))
             return False
-        with _losing_nothing(self.path, f"the commit record of shard {commit.shard}"):
+        with losing_nothing(self.path, f"the commit record of shard {commit.shard}"):
             won = put_commit(self.folder, self.fingerprint, commit)
         standing = commit if won else read_commit(self.folder, self.fingerprint, commit.name)
         if ledger is not None:
@@ -205,7 +207,7 @@ class Run:
 
     def take_back(self, records: Iterable[str]) -> None:
         """Remove these commit records: what they were about has to be done anew, and the run is not complete."""
-        with _losing_nothing(self.path, "the commit records"):
+        with losing_nothing(self.path, "the commit records"):
             self.folder.delete(SUCCESS)
             self.forget_copies()
             for name in records:
@@ -223,7 +225,7 @@ class Run:
 
     def note_attempts(self, tries: Mapping[Key, Tries]) -> None:
         """Keep what went wrong with shards for the next submit."""
-        with _losing_nothing(self.path, ATTEMPTS):
+        with losing_nothing(self.path, ATTEMPTS):
             self.folder.put(ATTEMPTS, attempts.to_json(tries, self.fingerprint))
 
     def attempts(self, shards: Sequence[Shard]) -> dict[Key, Tries]:
@@ -242,28 +244,17 @@ class Run:
 
     def events_of(self, kind: str, every: Iterable[Mapping[str, Any]]) -> None:
         """The same for several events of a kind, in one go: a store takes its time for each."""
-        lines = []
-        for fields in every:
-            assert "at" not in fields, "the time of an event"
-            told = {name: self.spec.hide(value) if isinstance(value, str) else value for name, value in fields.items()}
-            lines.append(json.dumps({"at": utc_now(), "kind": kind, **told}, default=str).encode())
-        if lines:
-            with _losing_nothing(self.path, "an event"):
-                self.folder.append(EVENTS, b"\n".join(lines))
+        if lines := event_lines(kind, every, self.spec.hide):
+            with losing_nothing(self.path, "an event"):
+                self.folder.append(EVENTS, lines)
 
     def events(self) -> list[dict[str, Any]]:
         """What happened, oldest first; a line that a crash cut short is left out."""
-        found = []
-        for line in self.folder.log(EVENTS).splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                continue
-        return found
+        return read_events(self.folder.log(EVENTS))
 
     def reopen(self) -> None:
         """Before more is committed to a finished run: no _SUCCESS until it is finalised again."""
-        with _losing_nothing(self.path, SUCCESS):
+        with losing_nothing(self.path, SUCCESS):
             self.folder.delete(SUCCESS)
             self.folder.delete(ATTEMPTS)
             self._remove_lost(self.ledger(proof=True))
@@ -280,7 +271,7 @@ class Run:
             left = list(dict.fromkeys(shard.index for shard, _ in ledger.outstanding()))
             raise RunFailed(f"{self.path}: {len(left)} shards are not committed, first {left[0]}. Submit again.")
         named = {file.name for file in (*ledger.data, *ledger.quarantine)}
-        with _losing_nothing(self.path, SUCCESS):
+        with losing_nothing(self.path, SUCCESS):
             self._remove_lost(ledger)
             for where in ("data", "quarantine"):
                 for name in self.folder.list(where):
@@ -292,22 +283,3 @@ class Run:
             self._compact(ledger)
             done = {"fingerprint": self.fingerprint, "ok": ledger.tally.ok, "quarantined": ledger.tally.quarantined}
             self.folder.put(SUCCESS, (json.dumps(done) + "\n").encode())
-
-
-@contextmanager
-def _writing(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise of_os_error(error, f"output.path: {path} cannot be written", "Choose another folder.") from error
-
-
-@contextmanager
-def _losing_nothing(path: str, what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise RunFailed(
-            f"{path}: {what} cannot be written: {reason}. What is committed is safe: mend it and submit again."
-        ) from error
