@@ -6,7 +6,7 @@ import os
 import pickle
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from dgbatch.errors import LocationError, StoreFailed
 from dgbatch.runner.storage import store, store_connection
 from dgbatch.runner.storage.folder import Folder, open_folder
-from dgbatch.runner.storage.store import open_store
+from dgbatch.runner.storage.store import Store, open_store
 from tests.stores import servers
 from tests.stores.faulty import Faulty
 from tests.stores.servers import Server
@@ -163,6 +163,64 @@ def test_a_store_that_was_away_for_long_is_not_waited_for_again_until_it_answers
             sick._choose = lambda method, path: None
             folder.put("a", b"back")
     assert took[0] > 0.7 and took[1] < 0.4 and took[2] > 0.7
+
+
+class Clock:
+    """Stands in for `time`."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def refused() -> None:
+    raise TimeoutError
+
+
+def gives_up_after(bucket: Store, clock: Clock, request: Callable[[], None]) -> float:
+    """Seconds since the first test began."""
+    with pytest.raises(StoreFailed):
+        bucket._try("key", request)
+    return clock.now - 1000
+
+
+@pytest.mark.parametrize(
+    ("answered_at", "earliest_s", "latest_s"),
+    [
+        (None, 60, 65),  # with the first one, whose minute is over, and not a minute after it began itself
+        (1030, 90, 101),  # the store was there at that time: its minute has begun anew
+    ],
+)
+def test_request_gives_up_when_nobody_had_an_answer_for_a_minute(
+    s3: str, monkeypatch: pytest.MonkeyPatch, answered_at: float | None, earliest_s: float, latest_s: float
+) -> None:
+    """A job asks for many things, one after the other: with a minute for each it would not end for minutes. Between two
+    tries there are up to 5 s, by chance.
+    """
+    bucket, _ = open_store(s3)
+    monkeypatch.setattr(store, "time", clock := Clock())
+    due, second = [answered_at], []
+
+    def refused_while_another_begins() -> None:
+        if due[0] and clock.now >= due[0]:
+            due[0] = None
+            bucket._try("other", lambda: None)
+        if clock.now >= 1040 and not second:
+            second.append(gives_up_after(bucket, clock, refused))
+        refused()
+
+    first = gives_up_after(bucket, clock, refused_while_another_begins)
+    assert earliest_s <= second[0] <= latest_s
+    assert first - second[0] <= 5
+    third = gives_up_after(bucket, clock, refused)
+    assert third - first <= 2, "away until it answers"
+    bucket._try("other", lambda: None)
+    assert gives_up_after(bucket, clock, refused) - third > 50
 
 
 def test_a_store_that_is_not_there_is_named(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

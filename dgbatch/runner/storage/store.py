@@ -24,7 +24,7 @@ from dgbatch.runner.storage.store_connection import ENVIRONMENT, REQUEST_S, conn
 from dgbatch.runner.storage.store_uri import StoreUri, parse
 
 RETRY_S = 60.0  # how long one request is tried again
-AWAY_S = 2.0  # the same once the store was away that long, until it answers: a job should end, not wait on and on
+AWAY_S = 2.0  # the same once nobody had an answer for RETRY_S, until one comes: a job should end, not wait on and on
 PAUSE_S, MOST_PAUSE_S = 0.1, 5.0
 PART_BYTES = 8 << 20  # of an upload in parts
 WHOLE_BYTES = 64 << 20  # what goes up in one request at most
@@ -52,7 +52,7 @@ class Store:
         self._plain = connect(uri, {"max_retries": 0})
         # Of an upload in parts or a listing of many pages one part is repeated, not all of them.
         self._patient = connect(uri, {"max_retries": 6, "retry_timeout": timedelta(seconds=RETRY_S / 2)})
-        self._is_away = False
+        self._away_at: float | None = None  # when it counts as away, while it answers no thread
 
     def create(self, key: str, data: bytes) -> bool:
         """Put an object where there is none: If-None-Match, or what the store calls it. False when the key is taken.
@@ -161,22 +161,36 @@ class Store:
     def _pages(self) -> Any:
         return self._plain if self._is_away else self._patient
 
+    @property
+    def _is_away(self) -> bool:
+        away_at = self._away_at  # other threads change it
+        return away_at is not None and time.monotonic() >= away_at
+
     def _try(self, key: str, request: Callable[[], T]) -> T:
+        begun = time.monotonic()
         for pause in pauses(AWAY_S if self._is_away else RETRY_S):
+            asked = time.monotonic()
             try:
                 answer = request()
-                self._is_away = False
+                self._away_at = None
                 return answer
             except FileNotFoundError as error:
+                self._away_at = None
                 _refuse_no_bucket(error, self)
                 raise FileNotFoundError(errno.ENOENT, "no such object", self.shown(key)) from None
             except (exceptions().BaseError, _Unsettled, OSError) as error:
                 if isinstance(error, StoreFailed):
                     raise
                 said, is_final = _reason(error)
-                if is_final or pause is None:
-                    self._is_away = not is_final
-                    raise StoreFailed(errno.EACCES if is_final else errno.EIO, f"{self.shown(key)}: {said}") from None
+                if is_final:
+                    self._away_at = None
+                    raise StoreFailed(errno.EACCES, f"{self.shown(key)}: {said}") from None
+                now, away_at = time.monotonic(), self._away_at
+                if away_at is None:
+                    self._away_at = away_at = asked + RETRY_S
+                if pause is None or now >= max(away_at, begun + AWAY_S):
+                    self._away_at = min(away_at, now)
+                    raise StoreFailed(errno.EIO, f"{self.shown(key)}: {said}") from None
                 time.sleep(pause)
         raise AssertionError("the last pause is None")
 
