@@ -42,7 +42,7 @@ def kernels(
     check(out, None)
     if sweep:
         if only or not compile:
-            raise BenchError("--only and --no-compile do not go with --sweep, which takes names itself")
+            raise BenchError("--only and --no-compile do not go with --sweep: leave them out")
         _sweep(device, tiny, canvases, prefix, names or [], limit_s, out, json)
         return
     if names or limit_s is not None:
@@ -63,7 +63,7 @@ def random_26b(
     plot: Path | None,
     json: bool,
 ) -> None:
-    """`bench engine --model random-26b`."""
+    """`bench engine --model random-26b`. Raises BenchError for another model."""
     from dgbatch.bench.plain import write
     from dgbatch.bench.random_26b.contender import OURS
     from dgbatch.bench.random_26b.model import NAME

@@ -21,7 +21,7 @@ def typed() -> str:
 
 
 def check(out: Path | None, plot: Path | None) -> None:
-    """What would fail after minutes of measuring fails now."""
+    """What would fail after minutes of measuring fails now: BenchError for a folder or matplotlib that is not there."""
     from dgbatch.bench import plot as drawing
     from dgbatch.errors import BenchError
 
@@ -41,7 +41,10 @@ def tell(
     as_json: bool,
     left: int | None = None,
 ) -> None:
-    """left: of a table that takes all of 80 columns, how many of its own hold no numbers."""
+    """Print what was measured as a table and findings, or as JSON; write and draw it where that was asked for.
+
+    left: of a table that takes all of 80 columns, how many of its own hold no numbers
+    """
     import json
 
     from dgbatch.bench import plain

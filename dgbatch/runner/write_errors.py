@@ -10,7 +10,7 @@ from dgbatch.errors import RunFailed, of_os_error
 
 @contextmanager
 def writing(path: str) -> Iterator[None]:
-    """For what a run is made of."""
+    """For what a run is made of: OutputError, or RunFailed where the same submit can go on."""
     try:
         yield
     except OSError as error:
@@ -19,7 +19,7 @@ def writing(path: str) -> Iterator[None]:
 
 @contextmanager
 def losing_nothing(path: str, what: str) -> Iterator[None]:
-    """For what is written into a run that is there."""
+    """For what is written into a run that is there: RunFailed. what: shown to people."""
     try:
         yield
     except OSError as error:

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     if asked.sweep is None and asked.limit_s is not None:
         parser.error("--limit-s goes with --sweep")
     if asked.sweep is not None and (asked.only or asked.no_compile):
-        parser.error("--only and --no-compile do not go with --sweep, which takes names itself")
+        parser.error("--only and --no-compile do not go with --sweep: leave them out")
     command = shlex.join(["python", "-m", "dgbatch.bench.kernels", *arguments])
     try:
         plain.has_folder(asked.out)

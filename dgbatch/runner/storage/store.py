@@ -167,6 +167,10 @@ class Store:
         return away_at is not None and time.monotonic() >= away_at
 
     def _try(self, key: str, request: Callable[[], T]) -> T:
+        """Its answer, tried again for RETRY_S, or until the store has answered no thread for so long.
+
+        Raises FileNotFoundError for no such object, StoreFailed for what trying does not mend.
+        """
         begun = time.monotonic()
         for pause in pauses(AWAY_S if self._is_away else RETRY_S):
             asked = time.monotonic()
